@@ -1,0 +1,47 @@
+"""The plugin contract: hook specifications, the frozen values that cross it, and the loader."""
+
+from .specs import API_VERSION, GROUP, hookimpl
+from .types import (
+    Accelerator,
+    Candidate,
+    Command,
+    CommandWorker,
+    Engine,
+    Family,
+    Hub,
+    InstanceEvent,
+    LoadPlan,
+    Machine,
+    MemoryEstimate,
+    ModelFiles,
+    ModelType,
+    Options,
+    PythonWorker,
+    Route,
+    Source,
+    Variant,
+)
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "Accelerator",
+    "Candidate",
+    "Command",
+    "CommandWorker",
+    "Engine",
+    "Family",
+    "Hub",
+    "InstanceEvent",
+    "LoadPlan",
+    "Machine",
+    "MemoryEstimate",
+    "ModelFiles",
+    "ModelType",
+    "Options",
+    "PythonWorker",
+    "Route",
+    "Source",
+    "Variant",
+    "hookimpl",
+]

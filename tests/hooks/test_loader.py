@@ -1,0 +1,167 @@
+"""The plugin loader, on real distributions laid down in a folder on the import path."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelrack.hooks.loader import load_plugins
+
+GOOD = """
+from modelrack.hooks import Engine, Family, Hub, ModelFiles, ModelType, PythonWorker, Route, hookimpl
+
+@hookimpl
+def register_model_types():
+    return [ModelType(name="colour", routes=(Route(path="/v1/colours", ability="colour", request="m:R", response="m:A"),))]
+
+@hookimpl
+def register_engines():
+    return [Engine(name="{engine}", model_types=("colour",), worker=PythonWorker(loader="m:L"), accepts=lambda c, m: None,
+                   aliases=("{alias}",))]
+
+@hookimpl
+def register_families():
+    return [Family(name="{family}", model_type="colour")]
+"""
+
+
+class Site:
+    """A folder on the import path into which plugins are laid."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, name: str, code: str, distribution: str | None = None) -> None:
+        """Lay down a module and the metadata of a distribution that registers it."""
+        module = f"site_{name}_{distribution or 'own'}".replace("-", "_")
+        (self.root / f"{module}.py").write_text(code)
+        info = self.root / f"{distribution or 'modelrack-' + name}-1.2.dist-info".replace("-", "_", 1)
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or 'modelrack-' + name}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[modelrack]\n{name} = {module}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Give an empty site folder on the import path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Site(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("site_")]:
+        del sys.modules[name]
+
+
+def good(engine: str = "paint", family: str = "red", alias: str = "brush") -> str:
+    return GOOD.format(engine=engine, family=family, alias=alias)
+
+
+def test_a_good_plugin_registers_what_it_brings(site: Site) -> None:
+    site.add("paint", good())
+    plugins = load_plugins("paint")
+    row = plugins.row("paint")
+    assert (row.state, row.version, row.distribution, row.api) == ("loaded", "1.2", "modelrack-paint", 1)
+    assert row.engines == ["paint"] and row.families == ["red"] and row.model_types == ["colour"]
+    assert plugins.find_engine("PAINT") is plugins.engines["paint"]
+    assert plugins.model_types["colour"].routes[0].path == "/v1/colours"
+    assert row.to_json()["failure"] is None
+
+
+def test_an_exact_name_wins_over_an_alias(site: Site) -> None:
+    site.add("a", good(engine="first", family="red", alias="second"))
+    site.add("b", good(engine="second", family="blue", alias="x").replace("/v1/colours", "/v1/other"))
+    plugins = load_plugins("a,b")
+    assert plugins.find_engine("second") is plugins.engines["second"]
+    assert plugins.find_engine("x") is plugins.engines["second"]
+    assert plugins.find_engine("third") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "remedy"),
+    [
+        ("import no_such_module_at_all", "No module named 'no_such_module_at_all'", "no_such_module_at_all"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom", "authors"),
+        ("raise SystemExit(3)", "SystemExit: 3", "authors"),
+        ("def (", "SyntaxError", "authors"),
+        (
+            "from modelrack.hooks import hookimpl\n@hookimpl\ndef register_engine(): return []",
+            "did you mean 'register_engines'?",
+            "Correct the hook's name",
+        ),
+        (
+            "from modelrack.hooks import hookimpl\n@hookimpl\ndef resolve_model(reference): return None",
+            "has no argument 'reference'; it has: ref",
+            "Correct",
+        ),
+        (
+            "from modelrack.hooks import hookimpl\n@hookimpl\ndef register_families(): return 1 / 0",
+            "ZeroDivisionError",
+            "authors",
+        ),
+        (
+            "from modelrack.hooks import hookimpl\n@hookimpl\ndef register_families(): return ['x']",
+            "must return a list of Family",
+            "authors",
+        ),
+        ("MODELRACK_API = 99", "plugin API 99", "pip install --upgrade modelrack modelrack-broken"),
+    ],
+)
+def test_a_broken_plugin_costs_only_itself(site: Site, code: str, reason: str, remedy: str) -> None:
+    site.add("broken", code)
+    site.add("paint", good())
+    plugins = load_plugins("broken,paint")
+    row = plugins.row("broken").to_json()
+    assert row["state"] == "failed"
+    assert reason in row["failure"]
+    assert remedy in row["remedy"]
+    assert plugins.row("paint").state == "loaded"
+    assert list(plugins.engines) == ["paint"]
+
+
+def test_a_name_that_is_taken_is_refused_naming_the_owner(site: Site) -> None:
+    site.add("a", good())
+    site.add("b", good(engine="Paint", family="blue"))
+    plugins = load_plugins("a,b")
+    row = plugins.row("b").to_json()
+    assert row["state"] == "partial"
+    assert "engine 'Paint' is already registered by plugin 'a'" in row["failure"]
+    assert "path /v1/colours is already registered by plugin 'a'" in row["failure"]
+    assert [family.name for _, family in plugins.families] == ["red", "blue"]
+
+
+def test_two_distributions_of_one_plugin_name(site: Site) -> None:
+    site.add("paint", good())
+    site.add("paint", good(engine="other"), distribution="other-paint")
+    plugins = load_plugins("paint")
+    states = sorted((row.distribution, row.state) for row in plugins.rows if row.name == "paint")
+    assert [state for _, state in states].count("failed") == 1
+    assert len(plugins.engines) == 1
+
+
+def test_a_plugin_that_is_asked_for_and_not_there(site: Site) -> None:
+    site.add("paint", good())
+    plugins = load_plugins("pant")
+    row = plugins.row("pant")
+    assert row.state == "failed" and row.problems == [("not installed", "Did you mean 'paint'?")]
+    assert "paint" not in plugins.engines
+
+
+def test_resolve_takes_the_first_answer_and_survives_a_raising_plugin(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = "from modelrack.hooks import ModelFiles, hookimpl\n@hookimpl\n"
+    site.add("a", head + "def resolve_model(ref): raise ValueError('no')")
+    site.add("b", head + "def resolve_model(ref): return None")
+    site.add("c", head + "def resolve_model(ref): return ModelFiles(path='/c/' + ref, format='x')")
+    site.add("d", head + "def resolve_model(): return ModelFiles(path='/d', format='x')")
+    plugins = load_plugins("a,b,c,d")
+    with caplog.at_level(logging.ERROR):
+        files = plugins.resolve_model("thing")
+    assert files is not None and files.path == "/c/thing"
+    assert "plugin a: resolve_model failed" in caplog.text
+
+
+def test_a_row_lists_the_hooks_it_implements(site: Site) -> None:
+    site.add("paint", good())
+    hooks = load_plugins("paint").row("paint").hooks
+    assert hooks == ["register_engines", "register_families", "register_model_types"]
