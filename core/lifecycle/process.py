@@ -1,0 +1,258 @@
+"""A worker's process: start it, ask who it is, wait for its end, stop its group, read its last words."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+__all__ = ["OWNER_VARIABLE", "Process", "Status", "ask_status", "kill_stray", "last_lines", "spawn"]
+
+log = logging.getLogger(__name__)
+
+OWNER_VARIABLE = "MODELRACK_OWNER"
+"""Set in every worker's environment to `<home>:<incarnation>`: a sweep kills only what carries it."""
+
+_TAIL_BYTES = 16 * 1024
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a worker says of itself. `progress` is 0 to 1."""
+
+    model_uid: str
+    incarnation: str
+    state: str
+    progress: float
+    stage: str
+    error: str | None
+    facts: Mapping[str, Any]
+
+
+class Process:
+    """One worker's process, a child of this server or adopted from an earlier one.
+
+    The process leads its own group, so a signal to the group reaches what it started too.
+    """
+
+    def __init__(self, pid: int, created: float, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self.created = created
+        self._child = child
+        self._exited = asyncio.Event()
+        self._watch()
+
+    @classmethod
+    def adopt(cls, pid: int, created: float) -> "Process | None":
+        """Take over a process by pid; None if it has ended, or the pid is another process's by now."""
+        try:
+            if abs(psutil.Process(pid).create_time() - created) > 0.05:
+                return None
+        except psutil.Error:
+            return None
+        return cls(pid, created)
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether its end has not been seen yet."""
+        return not self._exited.is_set()
+
+    async def wait(self) -> None:
+        """Wait for the process to end."""
+        await self._exited.wait()
+
+    def ending(self) -> str:
+        """Return how it ended, as a clause: `exited with code 1`, `was killed by SIGKILL`, or `ended`."""
+        code = self._child.returncode if self._child else None
+        if code is None:
+            return "ended"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"was killed by {signal.Signals(-code).name}"
+            return f"was killed by signal {-code}"
+        return f"exited with code {code}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process's group, if it has not ended."""
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    async def stop(self, grace_s: float) -> None:
+        """End the group: SIGTERM, then SIGKILL after `grace_s` seconds; returns once the leader has ended."""
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.wait(), grace_s)
+        if self.is_running:
+            log.warning("worker %d did not end on SIGTERM within %g s; killing it", self.pid, grace_s)
+            self.signal(signal.SIGKILL)
+            await self.wait()
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time used so far by the process and its children; 0 if it has ended."""
+        return sum(self._measure(lambda process: process.cpu_times().user + process.cpu_times().system))
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the process and its children; 0 if it has ended."""
+        return int(sum(self._measure(lambda process: float(process.memory_info().rss))))
+
+    def _measure(self, measure: Callable[[psutil.Process], float]) -> Iterator[float]:
+        with contextlib.suppress(psutil.Error):
+            leader = psutil.Process(self.pid)
+            for process in (leader, *leader.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    yield measure(process)
+
+    def _watch(self) -> None:
+        try:
+            fd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):
+            self._poller = asyncio.get_running_loop().create_task(self._poll())
+            return
+        loop = asyncio.get_running_loop()
+
+        def on_exit() -> None:
+            loop.remove_reader(fd)
+            os.close(fd)
+            self._reap()
+
+        loop.add_reader(fd, on_exit)
+
+    async def _poll(self) -> None:
+        """Notice the end where the system has no file descriptors for processes."""
+        while self._is_alive():
+            await asyncio.sleep(0.1)
+        self._reap()
+
+    def _is_alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def _reap(self) -> None:
+        if self._child is not None:
+            # Before the zombie is reaped its pid cannot be given away, so the group is still ours.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._child.wait()
+        else:
+            _kill_group_members(self.pid)
+        self._exited.set()
+
+
+def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[str, str]) -> Process:
+    """Start `python -P -m module job` in its own session, with output to its log.
+
+    Args:
+        env: the whole environment of the process.
+    """
+    argv = [sys.executable, "-P", "-m", module, str(job)]
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab", buffering=0) as out:
+        child = subprocess.Popen(
+            argv, cwd=run_dir, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        created = psutil.Process(child.pid).create_time()
+    except psutil.Error:
+        created = time.time()
+    return Process(child.pid, created, child)
+
+
+async def ask(socket: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+    """Send one GET to a worker's socket and return (HTTP status, body as sent).
+
+    Raises: OSError, TimeoutError or ValueError: it does not listen yet, does not answer, or is no HTTP server.
+    """
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_unix_connection(socket)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            status = int(head.split(None, 2)[1])
+            length = _CONTENT_LENGTH.search(head)
+            return status, await (reader.readexactly(int(length[1])) if length else reader.read())
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, IndexError) as error:
+            raise ValueError(f"no HTTP answer on {socket}") from error
+        finally:
+            writer.close()
+
+
+async def ask_status(socket: str, timeout_s: float = 2.0) -> Status | None:
+    """Ask a Python worker who and how it is; None if it does not answer properly (yet)."""
+    try:
+        code, body = await ask(socket, "/_worker/status", timeout_s)
+        if code != 200:
+            return None
+        value = orjson.loads(body)
+        return Status(
+            model_uid=value["model_uid"],
+            incarnation=value["incarnation"],
+            state=value["state"],
+            progress=float(value["progress"]),
+            stage=value["stage"],
+            error=value.get("error"),
+            facts=value.get("facts") or {},
+        )
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+
+
+def last_lines(path: Path, start: int = 0, count: int = 20) -> list[str]:
+    """Return the last non-empty lines of a log, from the byte offset `start` on."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+
+
+def _kill_group_members(group: int) -> None:
+    """Kill what is left of an adopted worker's group, told from strangers by the ownership tag."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and OWNER_VARIABLE in process.environ():
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_stray(owner: str, known: Sequence[int]) -> list[int]:
+    """Kill the groups of processes that carry this home's ownership tag and are not among the `known` pids.
+
+    Returns: pids killed.
+    """
+    killed = []
+    for process in _owned(owner):
+        if process.pid not in known and os.getpgid(process.pid) not in known:
+            with contextlib.suppress(psutil.Error, OSError):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+    return killed
+
+
+def _owned(owner: str) -> Iterator[psutil.Process]:
+    me = os.getpid()
+    for process in psutil.process_iter():
+        if process.pid == me:
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(OWNER_VARIABLE, "").partition(":")[0] == owner:
+                yield process

@@ -1,0 +1,396 @@
+"""All launched models: the desired state in the store, and the one loop that makes it so."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..api.launch import UID_PATTERN, LaunchRequest
+from ..catalog.catalog import Catalog
+from ..catalog.resolution import Resolved, resolve
+from ..errors import AlreadyExists, BadRequest, Conflict, ModelNotFound, ModelrackError, NotFound
+from ..hooks.loader import Plugins
+from ..hooks.types import InstanceEvent, Machine
+from ..server.directory import Directory
+from ..settings import Settings
+from .instance import Context, Instance
+from .process import Process, kill_stray
+from .replica import Home, Replica
+from .state import State
+from .store import InstanceRecord, Store, WorkerRecord
+
+__all__ = ["Rack"]
+
+log = logging.getLogger(__name__)
+
+FAILED_KEPT = 100
+"""Failed launches that are still listed."""
+
+_SOCKET_PATH_BYTES = 90
+
+
+class Rack:
+    """Launch, list and terminate models.
+
+    Every wish is written to the store first; the reconcile loop is the only thing that starts and stops workers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        plugins: Plugins,
+        catalog: Catalog,
+        directory: Directory,
+        machine: Callable[[], Machine],
+    ) -> None:
+        self.settings = settings
+        self.plugins = plugins
+        self.catalog = catalog
+        self.directory = directory
+        self.machine = machine
+        self.started_ts = time.time()
+        self.is_restored = False
+        self._instances: dict[str, Instance] = {}
+        self._failed: dict[str, Instance] = {}
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._telling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="events")
+        self._lock = _lock_home(settings.home)
+        self.home = _home(settings.home)
+        self.store = Store(settings.home / "state.db")
+        self._context = Context(settings, self.store, self.home, plugins, machine, self._on_change)
+
+    # --- life of the server ---------------------------------------------------------------------------------------
+
+    async def start(self, restore: bool = True) -> None:
+        """Take over or restart what an earlier server ran, and begin to reconcile.
+
+        Args:
+            restore: if False, models of an earlier server are stopped and forgotten.
+        """
+        self._touch_lease()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep_lease()), loop.create_task(self._run(restore))]
+
+    async def close(self, drain_s: float | None = None) -> None:
+        """Stop all workers; what was launched stays in the store and comes back with the next server."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(instance.stop(drain_s) for instance in self._instances.values()), *self._stopping.values())
+        self._telling.shutdown(wait=True, cancel_futures=True)
+        self.store.close()
+        os.close(self._lock)
+
+    def kill(self) -> None:
+        """End all workers at once; `close` then returns soon."""
+        for instance in self._instances.values():
+            for replica in instance.replicas.values():
+                replica.kill()
+
+    async def _run(self, restore: bool) -> None:
+        try:
+            await self._restore(restore)
+        except Exception:
+            log.exception("models of an earlier server could not be restored")
+        self.is_restored = True
+        while True:
+            self._reconcile()
+            await self._wake.wait()
+            self._wake.clear()
+
+    async def _restore(self, restore: bool) -> None:
+        workers = self.store.workers()
+        records = self.store.instances()
+        for record in records:
+            if not record.is_wanted or not restore:
+                self.store.remove_instance(record.model_uid)
+        kept = [record for record in records if record.is_wanted and restore and record.model_uid not in self._instances]
+        wanted = {record.model_uid for record in kept}
+        adoptable = [worker for worker in workers if worker.model_uid in wanted]
+        for worker in workers:
+            if worker not in adoptable:
+                await self._end_worker(worker)
+        pids = [worker.pid for worker in adoptable if worker.pid is not None]
+        killed = await asyncio.to_thread(kill_stray, self.home.owner, pids)
+        if killed:
+            log.warning("killed %d stray processes of an earlier server: %s", len(killed), killed)
+        for record in kept:
+            await self._restore_instance(record, [w for w in adoptable if w.model_uid == record.model_uid])
+
+    async def _restore_instance(self, record: InstanceRecord, workers: list[WorkerRecord]) -> None:
+        try:
+            request = LaunchRequest.model_validate(record.request)
+            resolved = await self._resolve(request)
+        except (ModelrackError, ValueError) as error:
+            log.error("%s was launched before and can no longer be: %s", record.model_uid, error)
+            self.store.add_event(record.model_uid, "failed", f"cannot be restored: {error}")
+            for worker in workers:
+                await self._end_worker(worker)
+            self.store.remove_instance(record.model_uid)
+            return
+        log.info("restoring %s", record.model_uid)
+        self._begin(record, request, resolved, workers)
+
+    async def _end_worker(self, worker: WorkerRecord) -> None:
+        if worker.pid is not None and worker.pid_created is not None:
+            process = Process.adopt(worker.pid, worker.pid_created)
+            if process is not None:
+                await process.stop(self.settings.stop_s)
+        self.store.remove_worker(worker.incarnation)
+
+    def _touch_lease(self) -> None:
+        self.home.lease.touch()
+        os.utime(self.home.lease)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.lease_s / 10)
+            self._touch_lease()
+
+    # --- wishes ---------------------------------------------------------------------------------------------------
+
+    async def launch(self, request: LaunchRequest) -> Instance:
+        """Launch a model; returns once the wish is stored, before it is ready.
+
+        Raises: BadRequest, NoEngine, ModelNotFound: it can be told at once that this cannot work.
+        """
+        _check_environment(request)
+        if request.model_uid is not None:
+            await self._refuse_taken(request.model_uid)
+        resolved = await self._resolve(request)
+        uid = request.model_uid or self._free_uid(resolved.family.name)
+        await self._refuse_taken(uid)
+        settled = request.model_copy(
+            update={
+                "model_uid": uid,
+                "model_engine": resolved.engine.name,
+                "model_format": resolved.variant.format,
+                "model_size_in_billions": resolved.variant.size_b,
+                "quantization": resolved.quantization,
+            }
+        )
+        record = InstanceRecord(
+            model_uid=uid,
+            request=settled.model_dump(mode="json"),
+            replicas=tuple(range(request.replica)),
+            created_ts=time.time(),
+        )
+        self._failed.pop(uid, None)
+        self.store.put_instance(record)
+        self.store.add_event(uid, "launched", f"{resolved.family.name} on {resolved.engine.name}")
+        return self._begin(record, settled, resolved, [])
+
+    async def wait_ready(self, model_uid: str) -> None:
+        """Wait until a launch has ended well.
+
+        Raises: LaunchFailed, LaunchCancelled: it has not; the reason is in the message. ModelNotFound: unknown uid.
+        """
+        await asyncio.shield(self.get(model_uid).outcome)
+
+    async def terminate(self, model_uid: str) -> None:
+        """End a model, ready or not, and wait until its workers are gone.
+
+        Raises: ModelNotFound: no such model.
+        """
+        if self._failed.pop(model_uid, None) is not None:
+            self.store.add_event(model_uid, "terminated", "")
+            return
+        self.get(model_uid)
+        self.store.set_unwanted(model_uid)
+        self._reconcile()
+        await asyncio.shield(self._stopping[model_uid])
+        self._failed.pop(model_uid, None)
+
+    async def cancel(self, model_uid: str) -> None:
+        """Cancel a launch that is under way.
+
+        Raises: ModelNotFound: no such model. BadRequest: it is ready by now.
+        """
+        instance = self.get(model_uid)
+        if instance.outcome.done():
+            raise BadRequest(
+                f"Model '{model_uid}' is not being launched any more.", remedy="Terminate it: modelrack terminate."
+            )
+        await self.terminate(model_uid)
+
+    def add_replica(self, model_uid: str) -> Replica:
+        """Want one more replica; returns it, not yet ready.
+
+        Raises: ModelNotFound: no such model. BadRequest: it is not running.
+        """
+        instance = self.get(model_uid)
+        if not instance.outcome.done() or instance.failure is not None:
+            raise BadRequest(f"Model '{model_uid}' is not running.")
+        replica_id = max(instance.record.replicas, default=-1) + 1
+        self._want_replicas(instance, (*instance.record.replicas, replica_id))
+        self._reconcile()
+        return instance.replicas[replica_id]
+
+    async def remove_replica(self, model_uid: str, replica_id: int) -> int:
+        """Stop one replica; returns how many remain.
+
+        Raises: NotFound: no such model or replica. BadRequest: it is the last one.
+        """
+        instance = self.get(model_uid)
+        if replica_id not in instance.replicas:
+            raise NotFound(f"Model '{model_uid}' has no replica {replica_id}.", param="replica_id")
+        remaining = tuple(each for each in instance.record.replicas if each != replica_id)
+        if not remaining:
+            raise BadRequest(f"Replica {replica_id} is the last one of '{model_uid}'.", remedy="Terminate the model.")
+        self._want_replicas(instance, remaining)
+        await instance.remove_replica(replica_id)
+        return len(remaining)
+
+    def _want_replicas(self, instance: Instance, replicas: tuple[int, ...]) -> None:
+        self.store.set_replicas(instance.model_uid, replicas)
+        instance.record = InstanceRecord(
+            model_uid=instance.model_uid,
+            request={**instance.record.request, "replica": len(replicas)},
+            replicas=replicas,
+            was_ready=instance.record.was_ready,
+            created_ts=instance.record.created_ts,
+        )
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    def get(self, model_uid: str) -> Instance:
+        """Return a launched model, also one that failed to launch.
+
+        Raises: ModelNotFound: no such model.
+        """
+        instance = self._instances.get(model_uid) or self._failed.get(model_uid)
+        if instance is None:
+            raise ModelNotFound(f"Model '{model_uid}' is not running.", param="model_uid", remedy="See: modelrack list.")
+        return instance
+
+    def instances(self) -> list[Instance]:
+        """Return all launched models, oldest first, failed launches last."""
+        return [*self._instances.values(), *self._failed.values()]
+
+    # --- making it so ---------------------------------------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        """Compare what is wanted with what is there, and start what makes them equal."""
+        wanted = {record.model_uid: record for record in self.store.instances() if record.is_wanted}
+        for uid, instance in list(self._instances.items()):
+            if uid not in wanted and uid not in self._stopping:
+                self._stopping[uid] = asyncio.get_running_loop().create_task(self._end(instance))
+            elif uid in wanted:
+                instance.scale(wanted[uid].replicas)
+
+    async def _end(self, instance: Instance) -> None:
+        uid = instance.model_uid
+        try:
+            await instance.stop()
+        finally:
+            self._instances.pop(uid, None)
+            self._stopping.pop(uid, None)
+            self.directory.remove(uid)
+            self.store.remove_instance(uid)
+            if instance.failure is not None:
+                self._failed[uid] = instance
+                while len(self._failed) > FAILED_KEPT:
+                    self._failed.pop(next(iter(self._failed)))
+            else:
+                self.store.add_event(uid, "terminated", "")
+
+    def _begin(
+        self, record: InstanceRecord, request: LaunchRequest, resolved: Resolved, workers: list[WorkerRecord]
+    ) -> Instance:
+        instance = Instance(record, request, resolved, self._context)
+        self._instances[record.model_uid] = instance
+        self.directory.put(instance.target)
+        instance.begin(workers)
+        return instance
+
+    async def _resolve(self, request: LaunchRequest) -> Resolved:
+        def work() -> Resolved:
+            hub = request.download_hub or self.settings.hub
+            return resolve(request, self.catalog, self.plugins, self.machine(), hub, self.settings.cache_dir)
+
+        return await asyncio.to_thread(work)
+
+    def _on_change(self, instance: Instance, replica: Replica | None) -> None:
+        uid = instance.model_uid
+        if instance.failure is not None and uid in self._instances and not instance.is_stopping:
+            self.store.add_event(uid, State.FAILED.value, instance.reason)
+            self.store.set_unwanted(uid)
+            self._wake.set()
+        elif replica is not None:
+            self.store.add_event(uid, replica.state.value, replica.reason or f"replica {replica.spec.replica_id}")
+            if replica.state is State.READY and not instance.record.was_ready:
+                self.store.mark_ready(uid)
+        if replica is not None and self.plugins.listens():
+            event = InstanceEvent(
+                model_uid=uid, replica_id=replica.spec.replica_id, state=replica.state.value, reason=replica.reason
+            )
+            with contextlib.suppress(RuntimeError):
+                self._telling.submit(self.plugins.emit, event)
+
+    async def _refuse_taken(self, model_uid: str) -> None:
+        """Raise AlreadyExists if the uid is in use; one that is just ending is waited for."""
+        if model_uid in self._stopping:
+            await asyncio.shield(self._stopping[model_uid])
+        if self._is_taken(model_uid):
+            raise AlreadyExists(f"Model uid '{model_uid}' is already in use.", param="model_uid")
+
+    def _is_taken(self, model_uid: str) -> bool:
+        return model_uid in self._instances
+
+    def _free_uid(self, name: str) -> str:
+        uid = name if re.fullmatch(UID_PATTERN, name) else re.sub(r"[^A-Za-z0-9._:@+-]+", "-", name).strip("-._:@+")[:100]
+        uid = uid or "model"
+        return f"{uid}-{secrets.token_hex(4)}" if self._is_taken(uid) else uid
+
+
+def _home(root: Path) -> Home:
+    """Make the home's folders, and find a place for sockets whose paths the system accepts."""
+    root = root.expanduser().resolve()
+    for name in ("logs", "run"):
+        (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    sockets = root / "run"
+    if len(os.fsencode(sockets)) + 24 > _SOCKET_PATH_BYTES:
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        sockets = base / f"modelrack-{os.getuid()}-{owner[:8]}"
+        sockets.mkdir(mode=0o700, exist_ok=True)
+        if sockets.stat().st_uid != os.getuid():
+            raise Conflict(f"{sockets} belongs to another user.", remedy="Set MODELRACK_HOME to a shorter path.")
+        sockets.chmod(0o700)
+    return Home(root, sockets, owner)
+
+
+def _lock_home(root: Path) -> int:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise Conflict(
+            f"Another modelrack server uses the home folder {root}.",
+            remedy="Stop it, or give this one its own folder: modelrack serve --home DIR (or MODELRACK_HOME).",
+        ) from None
+    return fd
+
+
+def _check_environment(request: LaunchRequest) -> None:
+    """Refuse variables that would change which code a worker runs.
+
+    Raises: BadRequest: names the variable.
+    """
+    for name in request.envs or {}:
+        if not name.isidentifier() or name == "PATH" or name.startswith(("LD_", "DYLD_", "PYTHON", "MODELRACK_")):
+            raise BadRequest(f"Environment variable '{name}' may not be set for a worker.", param=f"envs.{name}")
+

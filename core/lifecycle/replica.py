@@ -1,0 +1,433 @@
+"""One replica and the one task that changes its state."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import LaunchFailed, ModelrackError
+from ..hooks.types import CommandWorker, Engine, LoadPlan, PythonWorker, Route
+from ..server.directory import Endpoint, Target
+from ..settings import Settings
+from ..worker.contract import Job
+from ..worker.job import write_job
+from . import process as processes
+from .policy import STABLE_S, StartLimits, restart_delay_s, start_verdict
+from .process import Process, last_lines, spawn
+from .state import State, can_move
+from .store import Store, WorkerRecord
+
+__all__ = ["Home", "Replica", "ReplicaSpec"]
+
+log = logging.getLogger(__name__)
+
+_NOISE = re.compile(r"^\s*(Traceback|File \"|\^+|~)")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the files of this server's workers lie.
+
+    Args:
+        root: the home folder.
+        sockets: a folder whose path is short enough for Unix sockets.
+        owner: the tag that tells this home's processes from others'.
+    """
+
+    root: Path
+    sockets: Path
+    owner: str
+
+    @property
+    def lease(self) -> Path:
+        """Return the file whose age tells the workers whether a server is there."""
+        return self.root / "lease"
+
+    def log(self, model_uid: str, replica_id: int) -> Path:
+        """Return the log file of a replica."""
+        return self.root / "logs" / f"{model_uid}-{replica_id}.log"
+
+    def run(self, incarnation: str) -> Path:
+        """Return the working directory of one start of a worker."""
+        return self.root / "run" / incarnation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSpec:
+    """What a replica runs.
+
+    Args:
+        routes: the routes of the model's type that it may be asked for.
+        request_limit: requests at once; None is no limit.
+        env: variables the launch asked for.
+        retries: a first start that fails is tried again (the model has run before).
+    """
+
+    model_uid: str
+    replica_id: int
+    engine: Engine
+    plan: LoadPlan
+    routes: tuple[Route, ...]
+    request_limit: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    retries: bool = False
+
+
+class Replica:
+    """Keep one worker running until told to stop.
+
+    Only the task of `run` changes the state. `changed` is called after each change; `reason` and `retry_at` explain `failed`.
+    """
+
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        home: Home,
+        settings: Settings,
+        store: Store,
+        target: Target,
+        changed: Callable[["Replica"], None],
+    ) -> None:
+        self.spec = spec
+        self.state = State.QUEUED
+        self.reason = ""
+        self.retry_at: float | None = None
+        self.progress = 0.0
+        self.stage = "queued"
+        self.facts: Mapping[str, Any] = {}
+        self.created_ts = time.time()
+        self.restarts = 0
+        self._home = home
+        self._settings = settings
+        self._store = store
+        self._target = target
+        self._changed = changed
+        self._stop = asyncio.Event()
+        self._drain_s = settings.drain_s
+        self._process: Process | None = None
+        self._record: WorkerRecord | None = None
+        self._log_start = 0
+        self._endpoint: Endpoint | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the worker's process id, if it runs."""
+        return self._process.pid if self._process and self._process.is_running else None
+
+    def start(self, adopted: WorkerRecord | None = None) -> None:
+        """Begin; with a record, take over the worker that an earlier server started, if it is still the same."""
+        self._task = asyncio.get_running_loop().create_task(self._own(adopted), name=f"replica {self._name}")
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Stop the worker and wait until it is gone.
+
+        Args:
+            drain_s: seconds that requests under way may take; None is the setting.
+        """
+        if drain_s is not None:
+            self._drain_s = drain_s
+        self._stop.set()
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    def kill(self) -> None:
+        """Kill the worker's group at once, whatever it is doing."""
+        if self._process is not None:
+            self._process.signal(signal.SIGKILL)
+
+    def memory_bytes(self) -> int | None:
+        """Return the resident memory of the worker and its children, in bytes; None if it does not run."""
+        return self._process.memory_bytes() if self._process and self._process.is_running else None
+
+    @property
+    def log(self) -> Path:
+        """Return the file that the worker writes to."""
+        return self._home.log(self.spec.model_uid, self.spec.replica_id)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.spec.model_uid}-{self.spec.replica_id}"
+
+    def _move(self, state: State, reason: str = "") -> None:
+        if state is self.state:
+            return
+        assert can_move(self.state, state), f"{self._name}: {self.state} cannot become {state}"
+        self.state = state
+        self.reason = reason
+        level = logging.WARNING if state is State.FAILED else logging.INFO
+        log.log(level, "%s is %s%s", self._name, state, f": {reason}" if reason else "")
+        self._changed(self)
+
+    async def _own(self, adopted: WorkerRecord | None) -> None:
+        """Run, and leave neither a worker nor a waiter behind if this code itself fails."""
+        try:
+            await self._run(adopted)
+        except Exception as error:
+            log.exception("%s: the replica's task failed", self._name)
+            await self._end_process(0)
+            self.state, self.reason = State.FAILED, f"internal error: {error}"
+            self._changed(self)
+
+    async def _run(self, adopted: WorkerRecord | None) -> None:
+        failures = 0
+        has_been_ready = self.spec.retries
+        while not self._stop.is_set():
+            self.retry_at = None
+            self._move(State.STARTING)
+            try:
+                await self._start(adopted)
+            except ModelrackError as error:
+                failures += 1
+                await self._end_process(0)
+                if self._stop.is_set():
+                    break
+                if not has_been_ready or failures > self._settings.restart_limit:
+                    self._move(State.FAILED, error.message)
+                    await self._stop.wait()
+                    break
+                await self._back_off(failures, error.message)
+                continue
+            finally:
+                adopted = None
+            if self._stop.is_set():
+                break
+            has_been_ready = True
+            if await self._serve() > STABLE_S:
+                failures = 0
+            if self._stop.is_set():
+                break
+            failures += 1
+            reason = self._death()
+            await self._end_process(0)
+            self.restarts += 1
+            if failures > self._settings.restart_limit:
+                self._move(State.FAILED, f"{reason}; given up after {failures} failures in a row")
+                await self._stop.wait()
+                break
+            await self._back_off(failures, reason)
+        await self._finish()
+
+    async def _finish(self) -> None:
+        if self.state is State.READY:
+            self._move(State.DRAINING)
+            await self._drain()
+        if self.state in (State.STARTING, State.DRAINING):
+            self._move(State.STOPPING)
+        await self._end_process(self._settings.stop_s)
+        if self.state is not State.FAILED:  # what failed stays failed, with its reason
+            self._move(State.STOPPED)
+
+    async def _back_off(self, failures: int, reason: str) -> None:
+        delay = restart_delay_s(failures)
+        self.retry_at = time.time() + delay
+        self._move(State.FAILED, reason)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), delay)
+
+    async def _start(self, adopted: WorkerRecord | None) -> None:
+        """Start a worker, or adopt one, and wait until it is ready.
+
+        Raises: LaunchFailed: with the reason.
+        """
+        if adopted is None or not self._adopt(adopted):
+            self._spawn()
+        assert self._process is not None
+        await self._until_ready(self._process)
+
+    def _adopt(self, record: WorkerRecord) -> bool:
+        process = None
+        if record.pid is not None and record.pid_created is not None:
+            process = Process.adopt(record.pid, record.pid_created)
+        if process is None:
+            self._forget(record)
+            return False
+        self._process, self._record = process, record
+        log.info("%s: adopted the worker with pid %d", self._name, process.pid)
+        return True
+
+    def _spawn(self) -> None:
+        incarnation = secrets.token_hex(8)
+        run_dir = self._home.run(incarnation)
+        log_path = self.log
+        try:
+            run_dir.mkdir(mode=0o700, parents=True)
+            job = self._job(incarnation)
+            write_job(run_dir / "job.json", job)
+            self._log_start = log_path.stat().st_size if log_path.exists() else 0
+            record = WorkerRecord(
+                incarnation=incarnation,
+                model_uid=self.spec.model_uid,
+                replica_id=self.spec.replica_id,
+                socket=job.socket,
+                log=str(log_path),
+                job=str(run_dir / "job.json"),
+            )
+            self._store.put_worker(record)
+            self._record = record
+            module = "modelrack.worker.guard" if job.command else "modelrack.worker"
+            process = spawn(module, run_dir / "job.json", run_dir, log_path, self._environment(incarnation))
+        except OSError as error:
+            raise LaunchFailed(f"the worker could not be started: {error}") from error
+        self._process = process
+        self._record = replace(record, pid=process.pid, pid_created=process.created)
+        self._store.put_worker(self._record)
+
+    def _job(self, incarnation: str) -> Job:
+        spec = self.spec
+        socket = str(self._home.sockets / f"{incarnation}.sock")
+        worker = spec.engine.worker
+        common: dict[str, Any] = {
+            "incarnation": incarnation,
+            "replica_id": spec.replica_id,
+            "socket": socket,
+            "lease": str(self._home.lease),
+            "lease_s": self._settings.lease_s,
+            "plan": spec.plan,
+            "routes": spec.routes,
+            "max_body_bytes": int(self._settings.max_body_mb * 1024 * 1024),
+        }
+        if isinstance(worker, PythonWorker):
+            return Job(loader=worker.loader, **common)
+        try:
+            return Job(command=worker.build(spec.plan, socket), **common)
+        except ModelrackError:
+            raise
+        except Exception as error:  # a plugin's code: whatever it raises is the reason
+            log.exception("%s: engine %s could not make its command", self._name, spec.engine.name)
+            raise LaunchFailed(f"engine '{spec.engine.name}' could not make its command: {error}") from error
+
+    def _environment(self, incarnation: str) -> dict[str, str]:
+        env = {key: value for key, value in os.environ.items() if key != "MODELRACK_API_KEYS"}
+        env.update(self.spec.env)
+        env[processes.OWNER_VARIABLE] = f"{self._home.owner}:{incarnation}"
+        env["PYTHONUNBUFFERED"] = "1"
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.spec.plan.accelerators))
+        return env
+
+    async def _until_ready(self, process: Process) -> None:
+        assert self._record is not None
+        limits = StartLimits(self._settings.start_stall_s, self._settings.start_limit_s)
+        started = last_progress = time.monotonic()
+        signs: object = None
+        delay = 0.01
+        while not self._stop.is_set():
+            if await self._is_ready():
+                return
+            if not process.is_running:
+                raise LaunchFailed(self._death())
+            now = time.monotonic()
+            current = self._signs_of_life(process)
+            if current != signs:
+                signs, last_progress = current, now
+            verdict = start_verdict(now, started, last_progress, limits)
+            if verdict is not None:
+                raise LaunchFailed(verdict)
+            await self._pause(process, delay)
+            delay = min(0.25, delay * 1.25)
+
+    async def _pause(self, process: Process, delay: float) -> None:
+        """Sleep, but no longer than until the worker ends or is to stop."""
+        waits = {asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._stop.wait())}
+        await asyncio.wait(waits, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _is_ready(self) -> bool:
+        assert self._record is not None
+        worker = self.spec.engine.worker
+        if isinstance(worker, CommandWorker):
+            try:
+                code, _ = await processes.ask(self._record.socket, self._ready_path, 2.0)
+            except (OSError, TimeoutError, ValueError):
+                return False
+            return code == 200
+        status = await processes.ask_status(self._record.socket)
+        if status is None:
+            return False
+        if (status.model_uid, status.incarnation) != (self.spec.model_uid, self._record.incarnation):
+            raise LaunchFailed("another process answers on the worker's socket")
+        if (status.progress, status.stage) != (self.progress, self.stage):
+            self.progress, self.stage = status.progress, status.stage
+        if status.state == "failed":
+            raise LaunchFailed(status.error or self._death())
+        self.facts = status.facts
+        return status.state == "ready"
+
+    @property
+    def _ready_path(self) -> str:
+        from ..worker.job import read_job
+
+        assert self._record is not None
+        command = read_job(Path(self._record.job)).command
+        return command.ready_path if command else "/health"
+
+    def _signs_of_life(self, process: Process) -> object:
+        """Return something that differs whenever the start gets on: what it reports, writes or computes."""
+        log_path = self.log
+        size = log_path.stat().st_size if log_path.exists() else 0
+        return self.progress, self.stage, size, int(process.cpu_seconds())
+
+    async def _serve(self) -> float:
+        """Take requests until the worker ends or is to stop; return the seconds it was ready."""
+        assert self._process is not None and self._record is not None
+        worker = self.spec.engine.worker
+        served = worker.routes if isinstance(worker, CommandWorker) else (route.path for route in self.spec.routes)
+        endpoint = Endpoint(self.spec.replica_id, self._record.socket, frozenset(served), self.spec.request_limit)
+        began = time.monotonic()
+        self.progress, self.stage = 1.0, "ready"
+        self._target.endpoints.append(endpoint)
+        self._endpoint = endpoint
+        self._move(State.READY)
+        exited = asyncio.ensure_future(self._process.wait())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            exited.cancel()
+            stopping.cancel()
+            endpoint.draining = True
+            if not self._stop.is_set():
+                self._target.endpoints.remove(endpoint)
+        return time.monotonic() - began
+
+    async def _drain(self) -> None:
+        endpoint = self._endpoint
+        assert endpoint is not None
+        deadline = time.monotonic() + self._drain_s
+        while endpoint.active and time.monotonic() < deadline and self._process and self._process.is_running:
+            await asyncio.sleep(0.02)
+        if endpoint in self._target.endpoints:
+            self._target.endpoints.remove(endpoint)
+
+    async def _end_process(self, grace_s: float) -> None:
+        """Make sure that the worker is gone, and its files with it."""
+        if self._process is not None:
+            if self._process.is_running:
+                await self._process.stop(grace_s)
+            self._process = None
+        if self._record is not None:
+            self._forget(self._record)
+            self._record = None
+
+    def _forget(self, record: WorkerRecord) -> None:
+        shutil.rmtree(self._home.run(record.incarnation), ignore_errors=True)
+        Path(record.socket).unlink(missing_ok=True)
+        self._store.remove_worker(record.incarnation)
+
+    def _death(self) -> str:
+        """Return why the worker ended: what it wrote last, and how it ended."""
+        ending = self._process.ending() if self._process else "ended"
+        log_path = self.log
+        lines = [line for line in last_lines(log_path, self._log_start) if not _NOISE.match(line)]
+        last = lines[-1].strip() if lines else ""
+        return f"the worker {ending}" + (f": {last}" if last else "") + f" (log: {log_path})"

@@ -1,0 +1,181 @@
+"""The desired state and what is known of the workers, in one SQLite file."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EVENTS_KEPT", "InstanceRecord", "Store", "WorkerRecord"]
+
+EVENTS_KEPT = 100
+"""Events kept for each model uid."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS instance (
+    model_uid TEXT PRIMARY KEY, request TEXT NOT NULL, replicas TEXT NOT NULL, is_wanted INTEGER NOT NULL,
+    was_ready INTEGER NOT NULL, created_ts REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS worker (
+    incarnation TEXT PRIMARY KEY, model_uid TEXT NOT NULL, replica_id INTEGER NOT NULL, pid INTEGER,
+    pid_created REAL, socket TEXT NOT NULL, log TEXT NOT NULL, job TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS event (
+    id INTEGER PRIMARY KEY, model_uid TEXT NOT NULL, ts REAL NOT NULL, type TEXT NOT NULL, content TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS event_model_uid ON event (model_uid, id);
+"""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRecord:
+    """An instance that somebody wants.
+
+    Args:
+        request: the launch request, JSON-ready.
+        replicas: ids of the replicas wanted.
+        was_ready: it has answered at least once; a start that fails is then tried again.
+    """
+
+    model_uid: str
+    request: dict[str, Any]
+    replicas: tuple[int, ...]
+    is_wanted: bool = True
+    was_ready: bool = False
+    created_ts: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """A worker that was started and not yet seen to end. `pid` is None until it is known."""
+
+    incarnation: str
+    model_uid: str
+    replica_id: int
+    socket: str
+    log: str
+    job: str
+    pid: int | None = None
+    pid_created: float | None = None
+
+
+class Store:
+    """Keep the records; every call is one short transaction, on disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise RuntimeError(f"{path} was written by another version of modelrack (schema {version}, not {_VERSION})")
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def put_instance(self, record: InstanceRecord) -> None:
+        """Add an instance, or replace the one of this uid."""
+        values = (
+            record.model_uid,
+            json.dumps(record.request),
+            json.dumps(record.replicas),
+            record.is_wanted,
+            record.was_ready,
+            record.created_ts,
+        )
+        self._db.execute("INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def instances(self) -> list[InstanceRecord]:
+        """Return all instances, oldest first."""
+        rows = self._db.execute(
+            "SELECT model_uid, request, replicas, is_wanted, was_ready, created_ts FROM instance ORDER BY created_ts"
+        )
+        return [
+            InstanceRecord(
+                model_uid=uid,
+                request=json.loads(request),
+                replicas=tuple(json.loads(replicas)),
+                is_wanted=bool(wanted),
+                was_ready=bool(ready),
+                created_ts=created,
+            )
+            for uid, request, replicas, wanted, ready, created in rows
+        ]
+
+    def mark_ready(self, model_uid: str) -> None:
+        """Keep that the instance has been ready."""
+        self._db.execute("UPDATE instance SET was_ready = 1 WHERE model_uid = ?", (model_uid,))
+
+    def set_replicas(self, model_uid: str, replicas: tuple[int, ...]) -> None:
+        """Set which replicas are wanted."""
+        self._db.execute("UPDATE instance SET replicas = ? WHERE model_uid = ?", (json.dumps(replicas), model_uid))
+
+    def set_unwanted(self, model_uid: str) -> None:
+        """Keep that the instance is to end."""
+        self._db.execute("UPDATE instance SET is_wanted = 0 WHERE model_uid = ?", (model_uid,))
+
+    def remove_instance(self, model_uid: str) -> None:
+        """Forget an instance; its events stay."""
+        self._db.execute("DELETE FROM instance WHERE model_uid = ?", (model_uid,))
+
+    def put_worker(self, record: WorkerRecord) -> None:
+        """Add a worker, or replace the one of this incarnation."""
+        values = (
+            record.incarnation,
+            record.model_uid,
+            record.replica_id,
+            record.pid,
+            record.pid_created,
+            record.socket,
+            record.log,
+            record.job,
+        )
+        self._db.execute("INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def remove_worker(self, incarnation: str) -> None:
+        """Forget a worker, once it is seen to have ended."""
+        self._db.execute("DELETE FROM worker WHERE incarnation = ?", (incarnation,))
+
+    def workers(self) -> list[WorkerRecord]:
+        """Return the workers that may still be running."""
+        rows = self._db.execute(
+            "SELECT incarnation, model_uid, replica_id, pid, pid_created, socket, log, job FROM worker"
+        )
+        names = ("incarnation", "model_uid", "replica_id", "pid", "pid_created", "socket", "log", "job")
+        return [WorkerRecord(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def add_event(self, model_uid: str, kind: str, content: str) -> None:
+        """Add an event, and drop the oldest beyond what is kept."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO event (model_uid, ts, type, content) VALUES (?, ?, ?, ?)",
+                (model_uid, time.time(), kind, content),
+            )
+            db.execute(
+                "DELETE FROM event WHERE model_uid = ?1 AND id NOT IN "
+                "(SELECT id FROM event WHERE model_uid = ?1 ORDER BY id DESC LIMIT ?2)",
+                (model_uid, EVENTS_KEPT),
+            )
+
+    def events(self, model_uid: str) -> list[tuple[float, str, str]]:
+        """Return (time, type, content) of the events kept, oldest first."""
+        rows = self._db.execute("SELECT ts, type, content FROM event WHERE model_uid = ? ORDER BY id", (model_uid,))
+        return [(ts, kind, content) for ts, kind, content in rows]

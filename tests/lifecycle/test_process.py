@@ -1,0 +1,126 @@
+"""A worker's process: its end is noticed, its group is stopped, and strangers are left alone."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from modelrack.lifecycle.process import OWNER_VARIABLE, Process, ask_status, kill_stray, last_lines
+
+SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPER
+PARENT = (
+    "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+    "print(child.pid, flush=True); import time; time.sleep(60)"
+)
+
+
+def start(code: str, owner: str = "test:1") -> tuple[Process, str]:
+    """Start a process in its own session and return it with the first line that it prints."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, OWNER_VARIABLE: owner},
+    )
+    assert child.stdout is not None
+    line = child.stdout.readline().decode().strip()
+    child.stdout.close()
+    return Process(child.pid, psutil.Process(child.pid).create_time(), child), line
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_an_end_is_noticed_with_its_manner() -> None:
+    process, _ = start("print('x'); raise SystemExit(3)")
+    await asyncio.wait_for(process.wait(), 5)
+    assert process.ending() == "exited with code 3"
+    process, _ = start(SLEEPER)
+    assert process.is_running
+    process.signal(signal.SIGKILL)
+    await asyncio.wait_for(process.wait(), 5)
+    assert process.ending() == "was killed by SIGKILL"
+
+
+async def test_stop_is_polite_first() -> None:
+    process, _ = start(SLEEPER)
+    await process.stop(5)
+    assert process.ending() == "was killed by SIGTERM"
+
+
+async def test_a_process_deaf_to_sigterm_is_killed() -> None:
+    process, _ = start(DEAF)
+    began = time.monotonic()
+    await process.stop(0.2)
+    assert process.ending() == "was killed by SIGKILL"
+    assert time.monotonic() - began < 5
+
+
+async def test_what_a_dead_leader_left_behind_is_killed() -> None:
+    """A worker that crashed left its helper processes holding device memory."""
+    process, line = start(PARENT)
+    helper = int(line)
+    os.kill(process.pid, signal.SIGKILL)
+    await asyncio.wait_for(process.wait(), 5)
+    await until(lambda: is_gone(helper))
+
+
+async def test_adoption_needs_the_same_process() -> None:
+    process, _ = start(SLEEPER)
+    assert Process.adopt(process.pid, process.created - 10) is None
+    adopted = Process.adopt(process.pid, process.created)
+    assert adopted is not None and adopted.cpu_seconds() >= 0 and adopted.memory_bytes() > 0
+    await process.stop(5)
+    await asyncio.wait_for(adopted.wait(), 5)
+    assert Process.adopt(process.pid, process.created) is None
+
+
+async def test_a_sweep_kills_only_what_carries_the_tag() -> None:
+    mine, _ = start(SLEEPER, "sweep-a:1")
+    kept, _ = start(SLEEPER, "sweep-a:2")
+    strangers, _ = start(SLEEPER, "sweep-b:1")
+    assert kill_stray("sweep-a", [kept.pid]) == [mine.pid]
+    await asyncio.wait_for(mine.wait(), 5)
+    assert kept.is_running and strangers.is_running
+    await kept.stop(5)
+    await strangers.stop(5)
+
+
+async def test_a_socket_without_a_worker_has_no_status(tmp_path: Path) -> None:
+    assert await ask_status(str(tmp_path / "none.sock")) is None
+
+
+async def test_a_socket_that_speaks_nonsense_has_no_status(tmp_path: Path) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp ready\r\n\r\n{}")
+        writer.close()
+
+    path = str(tmp_path / "s.sock")
+    async with await asyncio.start_unix_server(babble, path):
+        assert await ask_status(path) is None
+
+
+@pytest.mark.parametrize(("start_at", "expected"), [(0, ["b", "c"]), (4, ["c"])])
+def test_last_lines(tmp_path: Path, start_at: int, expected: list[str]) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a\nb\n\nc\n")
+    assert last_lines(log, start_at, 2) == expected
+    assert last_lines(tmp_path / "missing") == []

@@ -1,0 +1,66 @@
+"""The store keeps what was wished and what was started."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from modelrack.lifecycle.store import EVENTS_KEPT, InstanceRecord, Store, WorkerRecord
+
+
+def instance(uid: str, created: float = 1.0) -> InstanceRecord:
+    return InstanceRecord(model_uid=uid, request={"model_name": "é", "n": None}, replicas=(0, 2), created_ts=created)
+
+
+def worker(incarnation: str) -> WorkerRecord:
+    return WorkerRecord(incarnation=incarnation, model_uid="a", replica_id=0, socket="s", log="l", job="j")
+
+
+def test_records_come_back_from_another_connection(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    store.put_instance(instance("b", 2.0))
+    store.put_instance(instance("a", 1.0))
+    store.put_worker(worker("x"))
+    store.put_worker(WorkerRecord(incarnation="x", model_uid="a", replica_id=0, socket="s", log="l", job="j", pid=7))
+    other = Store(path)
+    assert [record.model_uid for record in other.instances()] == ["a", "b"]
+    assert other.instances()[0] == instance("a", 1.0)
+    assert [record.pid for record in other.workers()] == [7]
+    store.close()
+    other.close()
+
+
+def test_wishes_change(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    store.put_instance(instance("a"))
+    store.mark_ready("a")
+    store.set_replicas("a", (2,))
+    store.set_unwanted("a")
+    (record,) = store.instances()
+    assert (record.was_ready, record.replicas, record.is_wanted) == (True, (2,), False)
+    store.remove_instance("a")
+    store.remove_worker("never there")
+    assert store.instances() == [] and store.workers() == []
+    store.close()
+
+
+def test_the_last_events_are_kept_for_each_model(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    store.add_event("other", "ready", "")
+    for number in range(EVENTS_KEPT + 5):
+        store.add_event("a", "ready", str(number))
+    events = store.events("a")
+    assert len(events) == EVENTS_KEPT
+    assert events[0][2] == "5" and events[-1][2] == str(EVENTS_KEPT + 4)
+    assert len(store.events("other")) == 1
+    store.close()
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(RuntimeError, match="another version of modelrack"):
+        Store(path)
