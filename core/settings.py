@@ -16,10 +16,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MODELRACK_", extra="ignore", frozen=True)
 
     home: Path = Field(Path.home() / ".modelrack", description="Folder of the store, logs, sockets and environments.")
-    cache: Path | None = Field(None, description="Folder of downloaded models; default: `models` under the home folder.")
+    cache: Path | None = Field(
+        None, description="Folder of downloaded models; default: `models` under the home folder."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(9997, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Keys that clients must send, comma-separated.")
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Keys that clients must send, comma-separated."
+    )
     plugins: str | None = Field(None, description="Comma-separated names of the plugins to load; default: all.")
     max_body_mb: float = Field(64, gt=0, description="Largest request body, in MiB; above: 413.")
     lease_s: float = Field(60, gt=0, description="Seconds after which a worker without a server ends itself.")

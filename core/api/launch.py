@@ -11,7 +11,7 @@ UID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}$"
 
 
 def parse_size(value: Any) -> float | None:
-    """Read a size in billions of parameters: `7`, `1.8`, `"1.8"` and `"1_8"` (Xinference's notation) mean what they say.
+    """Read a size in billions of parameters: `7`, `1.8`, `"1.8"` and Xinference's `"1_8"` mean what they say.
 
     Raises: ValueError: it is no positive number.
     """
@@ -36,7 +36,7 @@ def _check_uid(value: str | None) -> str | None:
     if value is None:
         return None
     if not re.fullmatch(UID_PATTERN, value):
-        raise ValueError("may hold letters, digits and . _ : @ + -, must start with a letter or digit, up to 128 characters")
+        raise ValueError("must be 1 to 128 letters, digits and . _ : @ + -, the first one a letter or digit")
     return value
 
 

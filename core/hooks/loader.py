@@ -96,7 +96,7 @@ class Plugins:
         self.row(plugin).problems.append((message, remedy))
 
     def find_engine(self, name: str) -> Engine | None:
-        """Return the engine of this name, else the one with this alias, else None. Upper and lower case are the same."""
+        """Return the engine of this name, else the one with this alias, else None; in upper or lower case."""
         wanted = name.lower()
         for engine in self.engines.values():
             if engine.name.lower() == wanted:
@@ -212,7 +212,8 @@ class Plugins:
         taken = next((known for known in registry if known.lower() == name.lower()), None)
         if taken is not None:
             owner = self._owners[kind, taken]
-            self.add_problem(row.name, f"{kind} '{name}' is already registered by plugin '{owner}'", "Rename one of them.")
+            reason = f"{kind} '{name}' is already registered by plugin '{owner}'"
+            self.add_problem(row.name, reason, "Rename one of them.")
             return
         registry[name] = value
         self._owners[kind, name] = row.name
@@ -224,9 +225,8 @@ class Plugins:
         routes = []
         for route in model_type.routes:
             if route.path in paths:
-                self.add_problem(
-                    row.name, f"path {route.path} is already registered by plugin '{paths[route.path]}'", "Choose another path."
-                )
+                reason = f"path {route.path} is already registered by plugin '{paths[route.path]}'"
+                self.add_problem(row.name, reason, "Choose another path.")
             else:
                 routes.append(route)
                 self._owners["path", route.path] = row.name
@@ -289,7 +289,7 @@ def _unique(entries: Iterable[EntryPoint], plugins: Plugins) -> Iterator[EntryPo
 def _check_api(module: object) -> int:
     api = getattr(module, "MODELRACK_API", specs.API_VERSION)
     if api != specs.API_VERSION:
-        raise IncompatibleApi(f"it was written for plugin API {api}, this is modelrack with plugin API {specs.API_VERSION}")
+        raise IncompatibleApi(f"it was written for plugin API {api}, and this modelrack has {specs.API_VERSION}")
     return specs.API_VERSION
 
 

@@ -1,7 +1,7 @@
 """Hooks a plugin may implement; docs/plugins/hooks.md has a section for each.
 
-Three families: `register_*` collects once at start-up, `resolve_*` takes the first answer that is not None, `on_*` tells
-and ignores the answer. The server calls each hook one plugin at a time, so every result and every error has an owner.
+Three families: `register_*` collects once at start-up, `resolve_*` takes the first answer that is not None, `on_*`
+tells and ignores the answer. The server calls each hook one plugin at a time, so every result and every error has an owner.
 """
 
 import pluggy
@@ -22,8 +22,8 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 def register_model_types() -> list[ModelType]:
     """Describe model types and their routes.
 
-    Called once at start-up, in the server's process, before every other hook. A type may be described by several plugins:
-    routes add up, and a path taken by another plugin is refused.
+    Called once at start-up, in the server's process, before every other hook. Several plugins may describe one type:
+    their routes add up, and a path taken by another plugin is refused.
 
     Raises: anything; the plugin is then listed as failed and the server starts without it.
     """
@@ -46,8 +46,8 @@ def register_families() -> list[Family]:
 def register_engines() -> list[Engine]:
     """Describe every way this plugin can run a model.
 
-    Called once at start-up, in the server's process: import no engine library here. An Engine names its loader by dotted
-    path, and only the worker's process imports it.
+    Called once at start-up, in the server's process: import no engine library here. An Engine names its loader by
+    dotted path, and only the worker's process imports it.
 
     Returns: any number of engines; a name already taken by another plugin is refused.
     Raises: anything; the plugin is then listed as failed and the server starts without it.

@@ -153,7 +153,7 @@ class Machine:
 class Candidate:
     """One form of a model that an engine is asked about, before anything is downloaded.
 
-    `metadata` holds what the files on this machine say of themselves (GGUF keys, `config.json`); empty before a download.
+    `metadata` is what files on this machine say of themselves (GGUF keys, `config.json`); empty before a download.
     """
 
     family: Family
@@ -212,7 +212,7 @@ class PythonWorker:
     """A worker written in Python, hosted by `modelrack.worker`.
 
     Args:
-        loader: dotted path `package.module:Class` of a `modelrack.worker.Loader`; only the worker's process imports it.
+        loader: dotted path `package.module:Class` of a `modelrack.worker.Loader`; imported in the worker's process.
     """
 
     loader: str
@@ -318,7 +318,7 @@ class Hub:
     """A place models are downloaded from.
 
     Args:
-        fetch: dotted path `module:function` of a `modelrack.catalog.hubs.Fetch`; imported in the download's own process.
+        fetch: dotted path `module:function` of a `modelrack.catalog.hubs.Fetch`; imported in the download's process.
         requires: modules it imports.
         remedy: what to do when one is missing.
     """
@@ -337,4 +337,3 @@ class InstanceEvent:
     replica_id: int
     state: str
     reason: str = ""
-

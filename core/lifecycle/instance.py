@@ -196,10 +196,13 @@ class Instance:
     def _on_change(self, replica: Replica) -> None:
         if replica.state is State.FAILED and replica.retry_at is None and not self.outcome.done():
             self.fail(LaunchFailed(f"Model '{self.model_uid}' could not be launched: {replica.reason}"))
-        elif not self.outcome.done() and all(each.state is State.READY for each in self.replicas.values()):
-            if len(self.replicas) >= len(self.record.replicas):
-                self.outcome.set_result(None)
+        elif not self.outcome.done() and self._is_complete():
+            self.outcome.set_result(None)
         self._context.changed(self, replica)
+
+    def _is_complete(self) -> bool:
+        ready = [replica for replica in self.replicas.values() if replica.state is State.READY]
+        return len(ready) == len(self.replicas) >= len(self.record.replicas)
 
     def fail(self, error: ModelrackError) -> None:
         """End the launch with an error; waiters are answered."""

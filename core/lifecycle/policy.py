@@ -27,7 +27,7 @@ class StartLimits:
 
 def restart_delay_s(failures: int) -> float:
     """Return how long to wait before the next start, after this many failures in a row (1 or more)."""
-    return min(30.0, 0.1 * 4 ** (failures - 1))
+    return min(30.0, 0.1 * 4.0 ** (failures - 1))
 
 
 def start_verdict(now: float, started: float, last_progress: float, limits: StartLimits) -> str | None:

@@ -87,7 +87,8 @@ class Rack:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(instance.stop(drain_s) for instance in self._instances.values()), *self._stopping.values())
+        stops = [instance.stop(drain_s) for instance in self._instances.values()]
+        await asyncio.gather(*stops, *self._stopping.values())
         self._telling.shutdown(wait=True, cancel_futures=True)
         self.store.close()
         os.close(self._lock)
@@ -115,7 +116,7 @@ class Rack:
         for record in records:
             if not record.is_wanted or not restore:
                 self.store.remove_instance(record.model_uid)
-        kept = [record for record in records if record.is_wanted and restore and record.model_uid not in self._instances]
+        kept = [record for record in records if record.is_wanted and restore]
         wanted = {record.model_uid for record in kept}
         adoptable = [worker for worker in workers if worker.model_uid in wanted]
         for worker in workers:
@@ -271,7 +272,8 @@ class Rack:
         """
         instance = self._instances.get(model_uid) or self._failed.get(model_uid)
         if instance is None:
-            raise ModelNotFound(f"Model '{model_uid}' is not running.", param="model_uid", remedy="See: modelrack list.")
+            reason = f"Model '{model_uid}' is not running."
+            raise ModelNotFound(reason, param="model_uid", remedy="See: modelrack list.")
         return instance
 
     def instances(self) -> list[Instance]:
@@ -349,8 +351,9 @@ class Rack:
         return model_uid in self._instances
 
     def _free_uid(self, name: str) -> str:
-        uid = name if re.fullmatch(UID_PATTERN, name) else re.sub(r"[^A-Za-z0-9._:@+-]+", "-", name).strip("-._:@+")[:100]
-        uid = uid or "model"
+        uid = name
+        if not re.fullmatch(UID_PATTERN, name):
+            uid = re.sub(r"[^A-Za-z0-9._:@+-]+", "-", name).strip("-._:@+")[:100] or "model"
         return f"{uid}-{secrets.token_hex(4)}" if self._is_taken(uid) else uid
 
 
@@ -393,4 +396,3 @@ def _check_environment(request: LaunchRequest) -> None:
     for name in request.envs or {}:
         if not name.isidentifier() or name == "PATH" or name.startswith(("LD_", "DYLD_", "PYTHON", "MODELRACK_")):
             raise BadRequest(f"Environment variable '{name}' may not be set for a worker.", param=f"envs.{name}")
-

@@ -84,9 +84,7 @@ class Directory:
         if best is None:
             if not ready:
                 raise target.unavailable()
-            raise BadRequest(
-                f"Model '{model_uid}' on engine '{target.engine}' does not serve {path}.", param="model"
-            )
+            raise BadRequest(f"Model '{model_uid}' on engine '{target.engine}' does not serve {path}.", param="model")
         if best.limit is not None and best.active >= best.limit:
             raise TooManyRequests(
                 f"Model '{model_uid}' is at its limit of {best.limit} concurrent requests per replica.",

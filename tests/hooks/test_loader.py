@@ -39,7 +39,9 @@ class Site:
         (self.root / f"{module}.py").write_text(code)
         info = self.root / f"{distribution or 'modelrack-' + name}-1.2.dist-info".replace("-", "_", 1)
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or 'modelrack-' + name}\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution or 'modelrack-' + name}\nVersion: 1.2\n"
+        )
         (info / "entry_points.txt").write_text(f"[modelrack]\n{name} = {module}\n")
 
 

@@ -57,7 +57,9 @@ def test_place(
     assert place(machine(*free), n_gpu, gpu_idx) == chosen
 
 
-@pytest.mark.parametrize(("n_gpu", "gpu_idx", "param"), [(3, None, "n_gpu"), ("auto", [7], "gpu_idx"), (-1, None, "n_gpu")])
+@pytest.mark.parametrize(
+    ("n_gpu", "gpu_idx", "param"), [(3, None, "n_gpu"), ("auto", [7], "gpu_idx"), (-1, None, "n_gpu")]
+)
 def test_place_refuses_what_is_not_there(n_gpu: int | str, gpu_idx: list[int] | None, param: str) -> None:
     with pytest.raises(BadRequest) as caught:
         place(machine(1, 1), n_gpu, gpu_idx)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from modelrack.lifecycle.process import OWNER_VARIABLE, Process, ask_status, kill_stray, last_lines
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"

@@ -1,0 +1,1 @@
+"""The server: FastAPI application, gateway to the workers, errors, metrics."""

@@ -1,0 +1,195 @@
+"""Build the server from its parts, and run it."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+
+from .. import __version__
+from ..catalog.catalog import Catalog
+from ..errors import Conflict, NotReady
+from ..hooks.loader import Plugins, load_plugins
+from ..lifecycle.rack import Rack
+from ..machine import probe
+from ..settings import Settings
+from . import errors, logs
+from .access_log import AccessLog
+from .directory import Directory
+from .gateway import Gateway
+from .metrics import Metrics, WorkerSample
+from .openapi import describe_inference
+from .routes import cluster, models, registrations
+
+__all__ = ["Server", "serve"]
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_DRAIN_S = 5.0
+"""Seconds that requests under way may take once the server is told to end."""
+
+
+class Server:
+    """The parts of one server, put together. `gateway` is the ASGI application."""
+
+    def __init__(self, settings: Settings, plugins: Plugins | None = None) -> None:
+        self.settings = settings
+        self.plugins = plugins or load_plugins(settings.plugins)
+        self.catalog = Catalog(self.plugins, settings.home.expanduser() / "families")
+        self.directory = Directory()
+        self.rack = Rack(settings, self.plugins, self.catalog, self.directory, probe)
+        self.metrics = Metrics(self._worker_samples)
+        app = self._application()
+        paths = [route.path for model_type in self.plugins.model_types.values() for route in model_type.routes]
+        self.gateway = Gateway(
+            app, self.directory, paths, settings, metrics=self.metrics, log=AccessLog(settings.log_format)
+        )
+
+    def _application(self) -> FastAPI:
+        app = FastAPI(title="modelrack", version=__version__, description="Launch, list, serve and terminate models.")
+        errors.install(app)
+        for routes in (models.router(self.rack), registrations.router(self.rack), cluster.router(self.rack)):
+            app.include_router(routes)
+        app.include_router(cluster.request_router(lambda request_id: self.gateway.abort(request_id)))
+        self._add_probes(app)
+        app.openapi = describe_inference(app, self.plugins.model_types.values())  # type: ignore[method-assign]
+        return app
+
+    def _add_probes(self, app: FastAPI) -> None:
+        @app.get("/health", tags=["server"], response_model=dict[str, str])
+        async def health() -> dict[str, str]:
+            """Tell that the server is alive."""
+            return {"status": "ok"}
+
+        @app.get("/ready", tags=["server"], response_model=dict[str, str])
+        async def ready() -> dict[str, str]:
+            """Tell whether the models of an earlier server have been taken up again: 503 until then."""
+            if not self.rack.is_restored:
+                raise NotReady("Models are still being restored.", headers={"Retry-After": "1"})
+            return {"status": "ready"}
+
+        @app.get("/metrics", tags=["server"], response_class=Response)
+        def metrics() -> Response:
+            """Give the metrics in Prometheus' text format."""
+            content, media_type = self.metrics.render()
+            return Response(content, media_type=media_type)
+
+    def _worker_samples(self) -> Iterable[WorkerSample]:
+        for instance in self.rack.instances():
+            for replica in instance.replicas.values():
+                gauges = {"ready": float(replica.state.value == "ready"), "restarts": float(replica.restarts)}
+                memory = replica.memory_bytes()
+                if memory is not None:
+                    gauges["memory_bytes"] = float(memory)
+                yield WorkerSample(instance.model_uid, replica.spec.replica_id, gauges)
+
+    async def close(self, drain_s: float) -> None:
+        """Stop the workers, then close what is left."""
+        await self.rack.close(drain_s)
+        await self.gateway.close()
+
+
+class _Listener(uvicorn.Server):
+    """uvicorn without signal handlers of its own: `_run` decides what a signal means."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings, restore: bool = True) -> None:
+    """Run a server until SIGINT or SIGTERM; a second signal ends it at once.
+
+    Args:
+        restore: if False, models that an earlier server ran are forgotten.
+
+    Raises: Conflict: the port is taken, or another server uses the home folder.
+    """
+    logs.set_up(settings.log_format, settings.log_level)
+    listening = _listen(settings.host, settings.port)
+    try:
+        server = Server(settings)
+    except BaseException:
+        listening.close()
+        raise
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(server, listening, restore))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop where there is one (not on Windows)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _run(server: Server, listening: socket.socket, restore: bool) -> None:
+    config = uvicorn.Config(
+        server.gateway,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(SHUTDOWN_DRAIN_S),
+    )
+    listener = _Listener(config)
+
+    def on_signal() -> None:
+        if listener.should_exit:
+            listener.force_exit = True
+        listener.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    await server.rack.start(restore)
+    announcing = loop.create_task(_announce(listener, listening))
+    try:
+        await listener.serve(sockets=[listening])
+    finally:
+        announcing.cancel()
+        closing = loop.create_task(server.close(0.0 if listener.force_exit else SHUTDOWN_DRAIN_S))
+        while not closing.done():
+            await asyncio.wait({closing}, timeout=0.1)
+            if listener.force_exit:
+                server.rack.kill()
+        await closing
+
+
+async def _announce(listener: uvicorn.Server, listening: socket.socket) -> None:
+    """Say where the server listens, once it does."""
+    while not listener.started:
+        await asyncio.sleep(0.005)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"modelrack {__version__} listens on http://{shown}:{port} (Ctrl-C stops it)", file=sys.stdout, flush=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind the address.
+
+    Raises: Conflict: it is taken or does not exist here.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise Conflict(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            remedy="Choose another port: modelrack serve --port N (0 takes a free one), or stop what uses it.",
+        ) from error
+    listening.setblocking(False)
+    return listening
