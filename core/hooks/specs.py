@@ -1,7 +1,8 @@
 """Hooks a plugin may implement; docs/plugins/hooks.md has a section for each.
 
 Three families: `register_*` collects once at start-up, `resolve_*` takes the first answer that is not None, `on_*`
-tells and ignores the answer. The server calls each hook one plugin at a time, so every result and every error has an owner.
+tells and ignores the answer. The server calls each hook one plugin at a time, so that every result and every error has
+an owner.
 """
 
 import pluggy

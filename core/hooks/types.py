@@ -238,7 +238,7 @@ class CommandWorker:
     """A worker that is any HTTP server.
 
     Args:
-        build: from the plan and the path of the Unix socket it must bind to the command; called in the server's process.
+        build: makes the command from the plan and the Unix socket's path to bind; called in the server's process.
         routes: public paths it serves; the gateway refuses the others with a 400 that names the engine.
     """
 

@@ -85,7 +85,7 @@ class ReplicaSpec:
 class Replica:
     """Keep one worker running until told to stop.
 
-    Only its own task changes the state. `changed` is called after each change; `reason` and `retry_at` explain `failed`.
+    Only its own task changes the state; `changed` is called after each change. `reason` tells why it is `failed`.
     """
 
     def __init__(

@@ -14,12 +14,14 @@ from modelrack.hooks import Engine, Family, Hub, ModelFiles, ModelType, PythonWo
 
 @hookimpl
 def register_model_types():
-    return [ModelType(name="colour", routes=(Route(path="/v1/colours", ability="colour", request="m:R", response="m:A"),))]
+    route = Route(path="/v1/colours", ability="colour", request="m:R", response="m:A")
+    return [ModelType(name="colour", routes=(route,))]
 
 @hookimpl
 def register_engines():
-    return [Engine(name="{engine}", model_types=("colour",), worker=PythonWorker(loader="m:L"), accepts=lambda c, m: None,
-                   aliases=("{alias}",))]
+    worker = PythonWorker(loader="m:L")
+    aliases = ("{alias}",)
+    return [Engine(name="{engine}", model_types=("colour",), worker=worker, accepts=lambda c, m: None, aliases=aliases)]
 
 @hookimpl
 def register_families():
