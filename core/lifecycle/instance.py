@@ -195,7 +195,8 @@ class Instance:
 
     def _on_change(self, replica: Replica) -> None:
         if replica.state is State.FAILED and replica.retry_at is None and not self.outcome.done():
-            self.fail(LaunchFailed(f"Model '{self.model_uid}' could not be launched: {replica.reason}"))
+            reason = f"Model '{self.model_uid}' could not be launched: {replica.reason}"
+            self.fail(LaunchFailed(reason, remedy=replica.remedy))
         elif not self.outcome.done() and self._is_complete():
             self.outcome.set_result(None)
         self._context.changed(self, replica)

@@ -30,14 +30,24 @@ _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a worker says of itself. `progress` is 0 to 1."""
+    """What a worker says of itself.
+
+    Args:
+        progress: 0 to 1.
+        reports: how often its loader has reported; a sign of life.
+        error: why it has failed, and `remedy` what can be done about it.
+        routes: public paths that it has a handler for.
+    """
 
     model_uid: str
     incarnation: str
     state: str
     progress: float
     stage: str
+    reports: int
     error: str | None
+    remedy: str | None
+    routes: tuple[str, ...]
     facts: Mapping[str, Any]
 
 
@@ -175,18 +185,19 @@ def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[st
     return Process(child.pid, created, child)
 
 
-async def ask(socket: str, path: str, timeout_s: float) -> tuple[int, bytes]:
-    """Send one GET to a worker's socket and return (HTTP status, body as sent).
+async def ask(socket: str, path: str, timeout_s: float, method: str = "GET") -> tuple[int, bytes]:
+    """Send one request without a body to a worker's socket and return (HTTP status, body as sent).
 
     Raises: OSError, TimeoutError or ValueError: it does not listen yet, does not answer, or is no HTTP server.
     """
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_unix_connection(socket)
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
-            head = await reader.readuntil(b"\r\n\r\n")
-            status = int(head.split(None, 2)[1])
-            length = _CONTENT_LENGTH.search(head)
+            head = f"{method} {path} HTTP/1.1\r\nHost: worker\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode())
+            answer = await reader.readuntil(b"\r\n\r\n")
+            status = int(answer.split(None, 2)[1])
+            length = _CONTENT_LENGTH.search(answer)
             return status, await (reader.readexactly(int(length[1])) if length else reader.read())
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, IndexError) as error:
             raise ValueError(f"no HTTP answer on {socket}") from error
@@ -207,7 +218,10 @@ async def ask_status(socket: str, timeout_s: float = 2.0) -> Status | None:
             state=value["state"],
             progress=float(value["progress"]),
             stage=value["stage"],
+            reports=int(value.get("reports", 0)),
             error=value.get("error"),
+            remedy=value.get("remedy"),
+            routes=tuple(value.get("routes") or ()),
             facts=value.get("facts") or {},
         )
     except (OSError, TimeoutError, ValueError, KeyError, TypeError):

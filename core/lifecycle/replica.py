@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import orjson
 
 from ..errors import LaunchFailed, ModelrackError
 from ..hooks.types import CommandWorker, Engine, LoadPlan, PythonWorker, Route
@@ -100,6 +103,7 @@ class Replica:
         self.spec = spec
         self.state = State.QUEUED
         self.reason = ""
+        self.remedy: str | None = None
         self.retry_at: float | None = None
         self.progress = 0.0
         self.stage = "queued"
@@ -116,6 +120,8 @@ class Replica:
         self._process: Process | None = None
         self._record: WorkerRecord | None = None
         self._log_start = 0
+        self._reports = 0
+        self._served: tuple[str, ...] = ()
         self._endpoint: Endpoint | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -144,6 +150,17 @@ class Replica:
         """Kill the worker's group at once, whatever it is doing."""
         if self._process is not None:
             self._process.signal(signal.SIGKILL)
+
+    async def abort(self, request_id: str) -> bool:
+        """Abort a request under way; False if the worker has none of this id, or cannot be asked."""
+        if self._record is None or isinstance(self.spec.engine.worker, CommandWorker):
+            return False
+        path = f"/_worker/abort?id={quote(request_id, safe='')}"
+        try:
+            code, body = await processes.ask(self._record.socket, path, 5.0, method="POST")
+            return code == 200 and bool(orjson.loads(body)["aborted"])
+        except (OSError, TimeoutError, ValueError, KeyError):
+            return False
 
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the worker and its children, in bytes; None if it does not run."""
@@ -188,6 +205,7 @@ class Replica:
                 await self._start(adopted)
             except ModelrackError as error:
                 failures += 1
+                self.remedy = error.remedy
                 await self._end_process(0)
                 if self._stop.is_set():
                     break
@@ -350,17 +368,17 @@ class Replica:
                 code, _ = await processes.ask(self._record.socket, self._ready_path, 2.0)
             except (OSError, TimeoutError, ValueError):
                 return False
+            self._served = worker.routes
             return code == 200
         status = await processes.ask_status(self._record.socket)
         if status is None:
             return False
         if (status.model_uid, status.incarnation) != (self.spec.model_uid, self._record.incarnation):
             raise LaunchFailed("another process answers on the worker's socket")
-        if (status.progress, status.stage) != (self.progress, self.stage):
-            self.progress, self.stage = status.progress, status.stage
+        self.progress, self.stage, self._reports = status.progress, status.stage, status.reports
         if status.state == "failed":
-            raise LaunchFailed(status.error or self._death())
-        self.facts = status.facts
+            raise LaunchFailed(status.error or self._death(), remedy=status.remedy)
+        self.facts, self._served = status.facts, status.routes
         return status.state == "ready"
 
     @property
@@ -375,14 +393,12 @@ class Replica:
         """Return something that differs whenever the start gets on: what it reports, writes or computes."""
         log_path = self.log
         size = log_path.stat().st_size if log_path.exists() else 0
-        return self.progress, self.stage, size, int(process.cpu_seconds())
+        return self.progress, self.stage, self._reports, size, int(process.cpu_seconds())
 
     async def _serve(self) -> float:
         """Take requests until the worker ends or is to stop; return the seconds it was ready."""
         assert self._process is not None and self._record is not None
-        worker = self.spec.engine.worker
-        served = worker.routes if isinstance(worker, CommandWorker) else (route.path for route in self.spec.routes)
-        endpoint = Endpoint(self.spec.replica_id, self._record.socket, frozenset(served), self.spec.request_limit)
+        endpoint = Endpoint(self.spec.replica_id, self._record.socket, frozenset(self._served), self.spec.request_limit)
         began = time.monotonic()
         self.progress, self.stage = 1.0, "ready"
         self._target.endpoints.append(endpoint)

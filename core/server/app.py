@@ -55,7 +55,6 @@ class Server:
         errors.install(app)
         for routes in (models.router(self.rack), registrations.router(self.rack), cluster.router(self.rack)):
             app.include_router(routes)
-        app.include_router(cluster.request_router(lambda request_id: self.gateway.abort(request_id)))
         self._add_probes(app)
         app.openapi = describe_inference(app, self.plugins.model_types.values())  # type: ignore[method-assign]
         return app

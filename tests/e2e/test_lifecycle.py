@@ -372,3 +372,17 @@ def test_a_command_worker_serves_and_is_restarted(api: httpx.Client) -> None:
 def test_variables_that_change_the_code_are_refused(api: httpx.Client, name: str) -> None:
     response = launch(api, "env", envs={name: "x"})
     assert response.status_code == 400 and response.json()["error"]["param"] == f"envs.{name}"
+
+
+def test_a_request_is_aborted_by_its_id(api: httpx.Client) -> None:
+    launched(api, "aborts", token_delay_s=0.2)
+    body = {"model": "aborts", **CHAT, "stream": True, "request_id": "mine"}
+    with api.stream("POST", "/v1/chat/completions", json=body) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        assert api.post("/v1/models/aborts/requests/other/abort").json() == {"msg": "NOT_FOUND"}
+        assert api.post("/v1/models/aborts/requests/mine/abort").json() == {"msg": "DONE"}
+        last = [line for line in lines if line.startswith("data: ")][-1]
+    assert json.loads(last[6:])["error"]["code"] == "request_aborted"
+    assert api.post("/v1/models/nobody/requests/x/abort").status_code == 404
+    api.delete("/v1/models/aborts")

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query
 
 from ... import __version__
 from ...api.management import (
-    AbortAnswer,
     AuthAnswer,
     CacheFilesAnswer,
     CacheListAnswer,
@@ -109,17 +108,3 @@ def _add_cache_routes(routes: APIRouter, rack: Rack) -> None:
     ) -> dict[str, bool]:
         """Delete a downloaded model from the disk."""
         return {"result": remove_cached(cache_dir, model_version)}
-
-
-def request_router(abort: "Any") -> APIRouter:
-    """Return the routes about single requests; `abort(request_id)` ends one and tells whether it was there."""
-    routes = APIRouter(tags=["requests"])
-
-    @routes.post(
-        "/v1/models/{model_uid}/requests/{request_id}/abort", response_model=AbortAnswer, responses=failures(404)
-    )
-    async def abort_request(model_uid: str, request_id: str) -> dict[str, str]:
-        """Abort a request that is under way, by the id it was sent with."""
-        return {"msg": "DONE" if abort(request_id) else "NOT_FOUND"}
-
-    return routes
