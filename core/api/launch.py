@@ -74,6 +74,7 @@ class LaunchRequest(BaseModel):
     model_format: Annotated[str | None, BeforeValidator(_drop_empty)] = None
     quantization: Annotated[str | None, BeforeValidator(_drop_empty)] = None
     replica: int = Field(1, ge=1, le=64)
+    n_worker: Literal[1] | None = Field(None, description="One machine runs a replica; Xinference's clients say so.")
     n_gpu: int | Literal["auto"] | None = Field("auto", description='"auto", null for the CPU alone, or a count.')
     gpu_idx: list[int] | int | None = None
     worker_ip: str | None = None

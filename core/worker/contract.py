@@ -52,7 +52,7 @@ class Raw:
 
 
 Event: TypeAlias = BaseModel | Mapping[str, Any] | bytes
-"""One server-sent event: a model or mapping to encode, or JSON bytes that are sent as they are (one line, no prefix)."""
+"""One server-sent event: a model or mapping to encode, or JSON bytes that are sent as they are (one line, bare)."""
 
 Reply: TypeAlias = BaseModel | Mapping[str, Any] | bytes | Raw | AsyncIterator[Event]
 """What a handler gives back. An async iterator is streamed as server-sent events, closed by `data: [DONE]`."""
@@ -61,7 +61,8 @@ Reply: TypeAlias = BaseModel | Mapping[str, Any] | bytes | Raw | AsyncIterator[E
 class Call(Protocol):
     """One request as its handler sees it, beside the validated body.
 
-    A client that leaves cancels the handler's task: `asyncio.CancelledError` at its await, or `aclose()` of its iterator.
+    A client that leaves cancels the handler's task: `asyncio.CancelledError` at its await, or `aclose()` of its
+    iterator.
     """
 
     request_id: str
@@ -80,13 +81,15 @@ class Handler(Protocol):
     """Answers one ability.
 
     `unsupported` names request fields that the engine cannot honour, with the reason: the host answers 400 when one of
-    them is given (not null). It may be absent.
+    them is given (not null, and not a value that asks for nothing). `supported` names fields that the request model
+    refuses by itself (see `modelrack.api.common.InferenceRequest`) but that this handler honours. Both may be absent.
     """
 
     def __call__(self, request: Any, call: Call) -> Awaitable[Reply]:
         """Answer a request, validated as the route's request model.
 
-        Raises: `modelrack.errors.ModelrackError` for what a client should see; anything else is a 500 that tells nothing.
+        Raises: `modelrack.errors.ModelrackError` for what a client should see; anything else is a 500 that tells
+            nothing.
         """
 
 
