@@ -1,0 +1,1 @@
+"""An engine without a model: it repeats what it is told, and fails on request."""
