@@ -1,0 +1,177 @@
+"""The command that launches a model, shows its progress, and lets Ctrl-C cancel it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..client import Client
+from ..client.endpoint import is_local
+from .help import EpilogCommand
+from .options import CONTEXT, connect, json_option, server_options
+from .output import print_json
+from .progress import wait_with_progress
+
+JSON_STARTS = ("[", "{")
+"""First characters of values that are JSON; anything else goes as text, and the engine's typed options read it."""
+
+
+@click.command(
+    "launch",
+    cls=EpilogCommand,
+    context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_extra_args": True},
+    short_help="Launch a model.",
+    epilog="""
+Further `--key value` pairs are options of the engine (`modelrack engine -n NAME` lists them); a bare `--key` is true.
+
+Examples:
+  modelrack launch --model-name demo-chat
+  modelrack launch --model-name qwen3 --size-in-billions 0.6 --model-engine llama.cpp --n-ctx 8192
+  modelrack launch --model-name ./my-model.gguf --model-uid mine
+  modelrack launch --model-name demo-chat --replica 2 --no-wait
+""",
+)
+@click.option(
+    "-n", "--model-name", required=True, metavar="NAME", help="A model's name, a .gguf file, folder or hub id."
+)
+@click.option("-t", "--model-type", default="LLM", show_default=True, metavar="TYPE", help="LLM, embedding, rerank, …")
+@click.option("-en", "--model-engine", metavar="ENGINE", help="Default: the best one that can run here.")
+@click.option("-u", "--model-uid", metavar="UID", help="How to call it; default: its name.")
+@click.option("-s", "--size-in-billions", "--model-size-in-billions", metavar="SIZE", help="Such as 7, 1.8 or 1_8.")
+@click.option("-f", "--model-format", metavar="FORMAT", help="gguf, pytorch, awq, …")
+@click.option("-q", "--quantization", metavar="NAME", help="Q4_K_M, Int4, none, …")
+@click.option("-r", "--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Number of replicas.")
+@click.option(
+    "--n-gpu", default="auto", show_default=True, metavar="N", help="A count, auto, or none for the CPU alone."
+)
+@click.option("--gpu-idx", metavar="N[,N]...", help="GPUs to use, by index.")
+@click.option("--worker-ip", metavar="ADDRESS", help="Machine to launch it on.")
+@click.option("-mp", "--model-path", metavar="PATH", help="The model's file or folder.")
+@click.option("-lm", "--lora-modules", nargs=2, multiple=True, metavar="NAME PATH", help="A LoRA adapter; repeatable.")
+@click.option(
+    "-ev", "--env", "envs", nargs=2, multiple=True, metavar="NAME VALUE", help="Worker's variable; repeatable."
+)
+@click.option("--request-limits", type=click.IntRange(min=1), metavar="N", help="Concurrent requests per replica.")
+@click.option("--download-hub", metavar="HUB", help="huggingface, modelscope, …")
+@click.option("--wait/--no-wait", default=True, help="Wait until it can answer.  [default: wait]")
+@json_option
+@server_options
+@click.pass_context
+def launch(
+    ctx: click.Context,
+    /,
+    n_gpu: str,
+    gpu_idx: str | None,
+    lora_modules: tuple[tuple[str, str], ...],
+    envs: tuple[tuple[str, str], ...],
+    size_in_billions: str | None,
+    wait: bool,
+    as_json: bool,
+    endpoint: str | None,
+    api_key: str | None,
+    **given: Any,
+) -> None:
+    """Launch a model and print its uid."""
+    extra = parse_extra(ctx.args)
+    if extra.keys() & {"wait_ready", "on_progress"}:
+        raise click.UsageError("To wait or not is told by --wait and --no-wait.")
+    with connect(endpoint, api_key) as client:
+        arguments: dict[str, Any] = {
+            **given,
+            "model_size_in_billions": size_in_billions,
+            "n_gpu": _parse_n_gpu(n_gpu),
+            "gpu_idx": _parse_gpu_idx(gpu_idx),
+            "peft_model_config": _lora_config(lora_modules),
+            "envs": dict(envs) or None,
+            **extra,
+        }
+        if is_local(client.base_url):
+            _make_paths_absolute(arguments)
+        uid = client.launch_model(**arguments, wait_ready=False)
+        if wait:
+            wait_with_progress(client, uid, quiet=as_json)
+        _print_result(client, uid, wait, as_json)
+
+
+def _print_result(client: Client, uid: str, waited: bool, as_json: bool) -> None:
+    if not as_json:
+        click.echo(f"Model uid: {uid}")
+    elif waited:
+        print_json({"model_uid": uid, **client.describe_model(uid)})
+    else:
+        print_json({"model_uid": uid})
+
+
+def parse_extra(arguments: list[str]) -> dict[str, Any]:
+    """Read `--key value`, `--key=value` and bare `--key` into options.
+
+    Values stay text, which the engine's typed options read, unless they are JSON lists or objects.
+
+    Raises: click.UsageError: something stands where a `--key` is expected, or a key comes twice.
+    """
+    options: dict[str, Any] = {}
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise click.UsageError(f"'{word}' has no option before it; write options of the engine as --key value.")
+        key, has_value, value = word[2:].partition("=")
+        if not has_value and waiting and not waiting[0].startswith("--"):
+            has_value, value = "=", waiting.pop(0)
+        name = key.replace("-", "_")
+        if name in options:
+            raise click.UsageError(f"--{key} is given twice.")
+        options[name] = _parse_value(value) if has_value else True
+    return options
+
+
+def _parse_value(value: str) -> Any:
+    if value.startswith(JSON_STARTS):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _parse_n_gpu(value: str) -> int | str | None:
+    word = value.lower()
+    if word in ("none", "null", "cpu"):
+        return None
+    if word == "auto":
+        return "auto"
+    try:
+        return int(word)
+    except ValueError:
+        raise click.BadParameter("write a count, auto, or none", param_hint="'--n-gpu'") from None
+
+
+def _parse_gpu_idx(value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("write indexes with commas, such as 0,1", param_hint="'--gpu-idx'") from None
+
+
+def _lora_config(modules: tuple[tuple[str, str], ...]) -> dict[str, Any] | None:
+    if not modules:
+        return None
+    return {"lora_list": [{"lora_name": name, "local_path": path} for name, path in modules]}
+
+
+def _make_paths_absolute(arguments: dict[str, Any]) -> None:
+    """Make paths mean what they mean here: the server's working directory is another one."""
+    name = Path(arguments["model_name"]).expanduser()
+    looks_like_path = os.sep in arguments["model_name"] or name.suffix == ".gguf"
+    if looks_like_path and name.exists():
+        arguments["model_name"] = str(name.absolute())
+    if arguments.get("model_path"):
+        arguments["model_path"] = str(Path(arguments["model_path"]).expanduser().absolute())
+    for adapter in (arguments["peft_model_config"] or {}).get("lora_list", ()):
+        path = Path(adapter["local_path"]).expanduser()
+        if path.exists():
+            adapter["local_path"] = str(path.absolute())
