@@ -1,0 +1,280 @@
+"""From what a launch asks for to one form of a model, one engine and checked options."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..api.launch import LaunchRequest
+from ..errors import BadRequest, EngineUnavailable, NoEngine
+from ..hooks.loader import Plugins
+from ..hooks.types import Engine, Family, Machine, ModelFiles, ModelType, Source, Variant
+from .catalog import Catalog
+from .engines import Verdict, ask, check_options, engines_of, find_engine, missing_modules, refusal
+from .finder import Finder, Form, Subject, check_hub
+from .local import adhoc_family, inspect_files
+from .names import format_size, plain_format, rank_quantization, same_quantization, same_size
+from .suggest import did_you_mean, listing
+
+__all__ = ["Resolved", "available_forms", "complete", "resolve"]
+
+_MEMORY_SHARE = 0.85
+_FULL_BITS = 16.0
+_OVERHEAD_BYTES = 400 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What will be launched.
+
+    Args:
+        source: where the files come from; None if they are at a path that the request names.
+        files: set if the files are on this machine already; otherwise they are to be fetched.
+        options: the engine's options, validated, with defaults.
+        refused: why each other engine of the type was not taken.
+        is_adhoc: no family describes the model; after a download `complete` fills in what the files say.
+    """
+
+    family: Family
+    variant: Variant
+    quantization: str
+    engine: Engine
+    source: Source | None
+    files: ModelFiles | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    is_adhoc: bool = False
+
+
+def resolve(
+    request: LaunchRequest, catalog: Catalog, plugins: Plugins, machine: Machine, hub: str, cache_dir: Path
+) -> Resolved:
+    """Decide what to launch. Reads files on this machine, never the network; blocks for some milliseconds.
+
+    Where the request leaves a choice: what is on this machine goes first, then the engine of the highest rank, then the
+    largest size that fits into memory (the smallest, if none does), then the most sensible quantization.
+
+    Args:
+        hub: where downloads come from unless the request names another hub.
+
+    Raises: ModelNotFound, NoEngine (with the reason of each engine), EngineUnavailable, BadRequest.
+    """
+    model_type = catalog.model_type(request.model_type)
+    chosen_hub = check_hub(plugins, request.download_hub) if request.download_hub else None
+    named = find_engine(plugins, request.model_engine, model_type.name) if request.model_engine else None
+    subject = Finder(request, catalog, plugins, chosen_hub, hub, cache_dir).find()
+    forms = _filter(subject, request)
+    unavailable = refusal(named) if named else None
+    if unavailable is not None:
+        raise unavailable
+    engines = [named] if named else engines_of(plugins, model_type.name)
+    verdicts = [ask(engine, [form.candidate(subject.family) for form in forms], machine) for engine in engines]
+    engine, form = _choose(subject, forms, verdicts, machine, named)
+    if form.problem is not None:
+        raise form.problem
+    if form.found is None:
+        _check_download(plugins, subject, form, chosen_hub)
+    resolved = Resolved(
+        family=subject.family,
+        variant=form.variant,
+        quantization=form.quantization,
+        engine=engine,
+        source=form.source,
+        files=None,
+        options=check_options(engine, request.engine_options, LaunchRequest.model_fields),
+        refused={verdict.engine.name: verdict.reason for verdict in verdicts if not verdict.accepted},
+        is_adhoc=subject.is_adhoc,
+    )
+    return complete(resolved, form.found.files, model_type) if form.found else resolved
+
+
+def complete(resolved: Resolved, files: ModelFiles, model_type: ModelType) -> Resolved:
+    """Put fetched files in; a model that no family describes gets its facts from them.
+
+    Raises: BadRequest: the files are broken, or are a model of another type.
+    """
+    if not resolved.is_adhoc:
+        return replace(resolved, files=files)
+    found = inspect_files(files)
+    variant = replace(resolved.variant, size_b=resolved.variant.size_b or found.size_b)
+    family = replace(adhoc_family(resolved.family.name, model_type, found), variants=(variant,))
+    quantization = found.quantization if resolved.quantization == "none" else resolved.quantization
+    return replace(resolved, files=files, family=family, variant=variant, quantization=quantization)
+
+
+def available_forms(forms: Iterable[tuple[Variant, str]]) -> list[dict[str, Any]]:
+    """Return what exists, in the shape of GET /v1/engines: quantizations by format and size."""
+    rows: dict[tuple[str, float | None], list[str]] = {}
+    for variant, quantization in forms:
+        rows.setdefault((variant.format, variant.size_b), []).append(quantization)
+    return [
+        {
+            "model_format": form,
+            "model_size_in_billions": format_size(size),
+            "quantizations": list(dict.fromkeys(quantizations)),
+        }
+        for (form, size), quantizations in rows.items()
+    ]
+
+
+def _filter(subject: Subject, request: LaunchRequest) -> list[Form]:
+    """Leave the forms that have the format, size and quantization asked for.
+
+    Raises: NoEngine: there is none; says what there is instead.
+    """
+    forms: Sequence[Form] = subject.forms
+    wanted_format = plain_format(request.model_format) if request.model_format else None
+    size, quantization = request.model_size_in_billions, request.quantization
+    steps: tuple[tuple[str, str, str | None, Callable[[Form], str], Callable[[Form], bool]], ...] = (
+        (
+            "model_format",
+            "format",
+            wanted_format,
+            lambda form: form.variant.format,
+            lambda form: form.variant.format == wanted_format,
+        ),
+        (
+            "model_size_in_billions",
+            "size",
+            None if size is None else f"{format_size(size)}",
+            lambda form: f"{format_size(form.variant.size_b)}",
+            lambda form: same_size(form.variant.size_b, size) or (subject.is_fixed and form.variant.size_b is None),
+        ),
+        (
+            "quantization",
+            "quantization",
+            quantization,
+            lambda form: form.quantization,
+            lambda form: _is_quantization(subject, form, quantization or ""),
+        ),
+    )
+    context = ""
+    for param, word, wanted, value, fits in steps:
+        if wanted is None:
+            continue
+        left = [form for form in forms if fits(form)]
+        if not left:
+            values = list(dict.fromkeys(value(form) for form in forms))
+            raise NoEngine(
+                f"Model '{subject.family.name}' has no {word} '{wanted[:64]}'{context}; it has: {listing(values, 40)}."
+                + did_you_mean(wanted, values),
+                param=param,
+                details={"refused": {}, "available": _available(subject)},
+            )
+        forms, context = left, f"{context or ' in'} {word} {wanted}"
+    return list(forms)
+
+
+def _is_quantization(subject: Subject, form: Form, wanted: str) -> bool:
+    """Tell whether a form has a quantization; of one file that is named, the exact type need not be known."""
+    if same_quantization(form.quantization, wanted):
+        return True
+    return subject.is_fixed and _bits(form.quantization) == _bits(wanted)
+
+
+def _available(subject: Subject) -> list[dict[str, Any]]:
+    return available_forms((form.variant, form.quantization) for form in subject.forms)
+
+
+def _choose(
+    subject: Subject, forms: list[Form], verdicts: list[Verdict], machine: Machine, named: Engine | None
+) -> tuple[Engine, Form]:
+    """Choose among what the engines take.
+
+    Raises: NoEngine: they take nothing; BadRequest: all they take has broken files.
+    """
+    options = [(verdict.engine, forms[place], place) for verdict in verdicts for place in verdict.accepted]
+    if not options:
+        raise _no_engine(subject, forms, verdicts, named)
+    sound = [option for option in options if option[1].problem is None]
+    if not sound:
+        return options[0][0], options[0][1]
+    best = min((_preference(engine, form) for engine, form, _ in sound))
+    options = [option for option in sound if _preference(option[0], option[1]) == best]
+    size = _choose_size([form for _, form, _ in options], machine)
+    engine, form, _ = min(
+        (option for option in options if option[1].variant.size_b == size),
+        key=lambda option: (rank_quantization(option[1].quantization), option[2]),
+    )
+    return engine, form
+
+
+def _preference(engine: Engine, form: Form) -> tuple[bool, int, str]:
+    return form.found is None, -engine.rank, engine.name.lower()
+
+
+def _choose_size(forms: list[Form], machine: Machine) -> float | None:
+    """Return the largest size that fits into memory, else the smallest."""
+    room = sum(device.memory_free_bytes for device in machine.accelerators) or machine.memory_free_bytes
+    needs: dict[float, float] = {}
+    for form in forms:
+        size = form.variant.size_b
+        if size is not None:
+            best = min((other.quantization for other in forms if other.variant.size_b == size), key=rank_quantization)
+            needs[size] = size * 1e9 * _bits(best) / 8 + _OVERHEAD_BYTES
+    if not needs or any(form.variant.size_b is None for form in forms):
+        return None if any(form.variant.size_b is None for form in forms) else min(needs, default=None)
+    fitting = [size for size, need in needs.items() if need <= room * _MEMORY_SHARE]
+    return max(fitting) if fitting else min(needs)
+
+
+def _bits(quantization: str) -> float:
+    """Estimate the bits of a parameter by the quantization's name, with its scales and a few larger tensors."""
+    match = re.search(r"(?:q|int|fp|bf|f)(\d+)|(\d+)-bit", quantization.lower())
+    bits = float(match[1] or match[2]) if match else _FULL_BITS
+    return bits if bits >= _FULL_BITS else bits * 1.12 + 0.4
+
+
+def _no_engine(subject: Subject, forms: list[Form], verdicts: list[Verdict], named: Engine | None) -> NoEngine:
+    name, family_type = subject.family.name, subject.family.model_type
+    details = {
+        "refused": {verdict.engine.name: verdict.reason for verdict in verdicts},
+        "available": _available(subject),
+    }
+    if not forms:
+        return NoEngine(f"Model '{name}' has no files that could be loaded.", details=details)
+    if not verdicts:
+        return NoEngine(
+            f"No engine for {family_type} models is installed.",
+            remedy="Install a plugin with one, and see what is there with: modelrack plugins",
+            details=details,
+        )
+    shown = listing(dict.fromkeys(_label(form) for form in forms), 4)
+    reasons = "; ".join(f"{verdict.engine.name}: {verdict.reason}" for verdict in verdicts)
+    whom = f"Engine '{named.name}'" if named else "No engine"
+    verb = "cannot run" if named else "can run"
+    return NoEngine(
+        f"{whom} {verb} '{name}' ({shown}): {reasons.rstrip('.')}.",
+        param="model_engine" if named else "model_name",
+        details=details,
+    )
+
+
+def _label(form: Form) -> str:
+    size = "" if form.variant.size_b is None else f" {format_size(form.variant.size_b)}B"
+    return f"{form.variant.format}{size}"
+
+
+def _check_download(plugins: Plugins, subject: Subject, form: Form, chosen_hub: str | None) -> None:
+    """Refuse what cannot be fetched.
+
+    Raises: BadRequest: no hub has it; EngineUnavailable: the hub's package is not installed.
+    """
+    source = form.source
+    hub = plugins.hubs.get(source.hub) if source else None
+    if source is None or hub is None:
+        hubs = list(dict.fromkeys(source.hub for source in form.variant.sources)) or ["no hub"]
+        where = f"hub '{chosen_hub}' does not have" if chosen_hub else "no installed hub has"
+        raise BadRequest(
+            f"The files of '{subject.family.name}' ({_label(form)}, {form.quantization}) are not on this machine, and "
+            f"{where} them; they are at: {listing(hubs)}.",
+            param="download_hub",
+        )
+    missing = missing_modules(hub)
+    if missing:
+        raise EngineUnavailable(
+            f"Hub '{hub.name}' is not installed here: {listing(missing)} cannot be found.",
+            param="download_hub",
+            remedy=hub.remedy or None,
+        )
