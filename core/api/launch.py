@@ -88,6 +88,11 @@ class LaunchRequest(BaseModel):
     enable_thinking: bool | None = None
 
     @property
+    def gpu_indices(self) -> list[int] | None:
+        """Return the accelerators that the user named, or None."""
+        return [self.gpu_idx] if isinstance(self.gpu_idx, int) else self.gpu_idx
+
+    @property
     def engine_options(self) -> dict[str, Any]:
         """Return the keys that are none of the above, without those that are null."""
         return {key: value for key, value in (self.model_extra or {}).items() if value is not None}

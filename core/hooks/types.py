@@ -185,6 +185,7 @@ class LoadPlan:
         options: the engine's options, validated and dumped (JSON-ready, every default filled in).
         accelerators: indices of the devices given to this replica; empty means the CPU alone.
         lora: (name, path) of the adapters to load.
+        request_defaults: fields that requests take on where they leave them out and their route knows them.
     """
 
     model_uid: str
@@ -195,6 +196,7 @@ class LoadPlan:
     options: Mapping[str, Any] = field(default_factory=dict)
     accelerators: tuple[int, ...] = ()
     lora: tuple[tuple[str, str], ...] = ()
+    request_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +262,7 @@ class Engine:
         aliases: other names; an exact name of another engine wins over an alias.
         requires: modules that its worker imports (`xllamacpp`); looked up without importing them.
         remedy: what to do when one is missing (`pip install modelrack-llm-xllamacpp`).
+        takes_lora: it loads LoRA adapters; a launch that brings some is refused otherwise.
         rank: preference when the user names no engine; the highest that accepts wins, equal ones by name.
         estimate: memory a replica will need; None means "unknown".
     """
@@ -272,6 +275,7 @@ class Engine:
     aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     remedy: str = ""
+    takes_lora: bool = False
     rank: int = 0
     estimate: Callable[[LoadPlan, Machine], MemoryEstimate] | None = None
 

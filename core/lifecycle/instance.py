@@ -169,7 +169,6 @@ class Instance:
 
     def _replica(self, replica_id: int, files: ModelFiles) -> Replica:
         request, resolved, context = self.request, self.resolved, self._context
-        indices = [request.gpu_idx] if isinstance(request.gpu_idx, int) else request.gpu_idx
         adapters = request.peft_model_config.lora_list if request.peft_model_config else []
         plan = LoadPlan(
             model_uid=self.model_uid,
@@ -178,7 +177,8 @@ class Instance:
             quantization=resolved.quantization,
             files=files,
             options=resolved.options,
-            accelerators=place(context.machine(), request.n_gpu, indices),
+            accelerators=place(context.machine(), request.n_gpu, request.gpu_indices),
+            request_defaults={} if request.enable_thinking is None else {"enable_thinking": request.enable_thinking},
             lora=tuple((adapter.lora_name, str(Path(adapter.local_path).expanduser())) for adapter in adapters),
         )
         spec = ReplicaSpec(

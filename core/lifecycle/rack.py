@@ -23,6 +23,7 @@ from ..hooks.types import InstanceEvent, Machine
 from ..server.directory import Directory
 from ..settings import Settings
 from .instance import Context, Instance
+from .policy import place
 from .process import Process, kill_stray
 from .replica import Home, Replica
 from .state import State
@@ -166,10 +167,11 @@ class Rack:
 
         Raises: BadRequest, NoEngine, ModelNotFound: it can be told at once that this cannot work.
         """
-        _check_environment(request)
+        _check_request(request)
         if request.model_uid is not None:
             await self._refuse_taken(request.model_uid)
         resolved = await self._resolve(request)
+        _check_adapters(request, resolved)
         uid = request.model_uid or self._free_uid(resolved.family.name)
         await self._refuse_taken(uid)
         settled = request.model_copy(
@@ -327,7 +329,9 @@ class Rack:
     async def _resolve(self, request: LaunchRequest) -> Resolved:
         def work() -> Resolved:
             hub = request.download_hub or self.settings.hub
-            return resolve(request, self.catalog, self.plugins, self.machine(), hub, self.settings.cache_dir)
+            machine = self.machine()
+            place(machine, request.n_gpu, request.gpu_indices)  # what is not there is refused before anything starts
+            return resolve(request, self.catalog, self.plugins, machine, hub, self.settings.cache_dir)
 
         return await asyncio.to_thread(work)
 
@@ -396,11 +400,39 @@ def _lock_home(root: Path) -> int:
     return fd
 
 
-def _check_environment(request: LaunchRequest) -> None:
-    """Refuse variables that would change which code a worker runs.
+def _check_request(request: LaunchRequest) -> None:
+    """Refuse what cannot be honoured on one machine, and variables that would change which code a worker runs.
 
-    Raises: BadRequest: names the variable.
+    Raises: BadRequest: names the field.
     """
+    if request.worker_ip not in (None, "", "127.0.0.1", "localhost", "0.0.0.0"):
+        raise BadRequest(f"There is no worker at {request.worker_ip}: models run on this machine.", param="worker_ip")
+    for name in ("enable_virtual_env", "virtual_env_packages"):
+        if getattr(request, name):
+            raise BadRequest("Workers run in the server's own environment.", param=name, remedy=f"Leave {name} out.")
     for name in request.envs or {}:
         if not name.isidentifier() or name == "PATH" or name.startswith(("LD_", "DYLD_", "PYTHON", "MODELRACK_")):
             raise BadRequest(f"Environment variable '{name}' may not be set for a worker.", param=f"envs.{name}")
+
+
+def _check_adapters(request: LaunchRequest, resolved: Resolved) -> None:
+    """Refuse adapters that the engine cannot load, or that are not there.
+
+    Raises: BadRequest: names the field.
+    """
+    config = request.peft_model_config
+    if config is None:
+        return
+    if config.lora_list and not resolved.engine.takes_lora:
+        raise BadRequest(
+            f"Engine '{resolved.engine.name}' takes no LoRA adapters.", param="peft_model_config.lora_list"
+        )
+    for number, adapter in enumerate(config.lora_list):
+        if not Path(adapter.local_path).expanduser().exists():
+            reason = f"The adapter '{adapter.lora_name}' is not at {adapter.local_path}."
+            raise BadRequest(reason, param=f"peft_model_config.lora_list.{number}.local_path")
+    for name in ("image_lora_load_kwargs", "image_lora_fuse_kwargs"):
+        if getattr(config, name):
+            raise BadRequest(
+                f"Engine '{resolved.engine.name}' does not take {name}.", param=f"peft_model_config.{name}"
+            )

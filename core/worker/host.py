@@ -104,10 +104,18 @@ class Host:
         model_uid: what answers say in `model`.
         routes: the routes that may be asked for.
         status: makes the answer to `GET /_worker/status`.
+        defaults: fields that requests take on where they leave them out.
     """
 
-    def __init__(self, model_uid: str, routes: Iterable[Route], status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        model_uid: str,
+        routes: Iterable[Route],
+        status: Callable[[], Mapping[str, Any]],
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         self._model_uid = model_uid
+        self._defaults = defaults
         self._routes = {route.path: route for route in routes}
         self._bound: dict[str, _Bound] = {}
         self._status = status
@@ -135,7 +143,7 @@ class Host:
             handler = handlers.get(route.ability)
             if handler is not None:
                 model = import_dotted(route.request)
-                bound[path] = _Bound(handler, make_parser(model), make_check(model, handler))
+                bound[path] = _Bound(handler, make_parser(model, self._defaults), make_check(model, handler))
         self._bound = bound
 
     def open(self) -> None:

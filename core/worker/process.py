@@ -46,7 +46,7 @@ class Worker:
         self.facts: Mapping[str, Any] = {}
         self.stopping = asyncio.Event()
         self.expired = False
-        self.host = Host(job.plan.model_uid, job.routes, self.status)
+        self.host = Host(job.plan.model_uid, job.routes, self.status, job.plan.request_defaults)
         self.server = HttpServer(self.host.serve, render_error, job.max_body_bytes)
 
     def status(self) -> dict[str, Any]:

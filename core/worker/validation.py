@@ -23,15 +23,22 @@ def import_dotted(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def make_parser(model: type[BaseModel]) -> Callable[[bytes], Any]:
-    """Return the function that parses and checks a body; its errors are BadRequest."""
+def make_parser(model: type[BaseModel], defaults: Mapping[str, Any] | None = None) -> Callable[[bytes], Any]:
+    """Return the function that parses and checks a body; its errors are BadRequest.
+
+    Args:
+        defaults: taken for fields that the model knows and a body leaves out, or gives as null.
+    """
     validate = model.__pydantic_validator__.validate_python
+    own = {name: value for name, value in (defaults or {}).items() if name in model.model_fields}
 
     def parse(body: bytes) -> Any:
         try:
             data = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise _malformed(body, error) from None
+        if own and isinstance(data, dict):
+            data.update({name: value for name, value in own.items() if data.get(name) is None})
         try:
             return validate(data)
         except ValidationError as error:

@@ -374,6 +374,33 @@ def test_variables_that_change_the_code_are_refused(api: httpx.Client, name: str
     assert response.status_code == 400 and response.json()["error"]["param"] == f"envs.{name}"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("worker_ip", "10.1.2.3"),
+        ("enable_virtual_env", True),
+        ("virtual_env_packages", ["x"]),
+        ("peft_model_config", {"lora_list": [{"lora_name": "a", "local_path": "/nowhere"}]}),
+        ("n_gpu", 99),
+        ("gpu_idx", [99]),
+        ("replica", 0),
+        ("request_limits", 0),
+        ("no_such_option", 1),
+        ("model_size_in_billions", "many"),
+        ("model_uid", "../x"),
+        ("download_hub", "nowhere"),
+        ("model_format", "gguf"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(api: httpx.Client, field: str, value: Any) -> None:
+    body = {"model_name": "echo", "model_engine": "echo", field: value}
+    response = api.post("/v1/models", json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert field in f"{error['param']} {error['message']}"
+    assert api.get("/v1/models/instances", params={"model_uid": "echo"}).json() == []
+
+
 def test_a_request_is_aborted_by_its_id(api: httpx.Client) -> None:
     launched(api, "aborts", token_delay_s=0.2)
     body = {"model": "aborts", **CHAT, "stream": True, "request_id": "mine"}
