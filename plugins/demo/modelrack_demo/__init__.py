@@ -1,0 +1,1 @@
+"""A small real chat model that needs no download."""
