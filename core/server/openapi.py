@@ -34,6 +34,7 @@ def describe_inference(app: FastAPI, model_types: Iterable[ModelType]) -> Callab
         document = build()
         app.openapi_schema = None
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        _tell_bad_input(document["paths"], schemas)
         for type_name, route in routes:
             schemas.update(_schemas(route))
             document["paths"].setdefault(route.path, {})["post"] = _operation(type_name, route)
@@ -41,6 +42,19 @@ def describe_inference(app: FastAPI, model_types: Iterable[ModelType]) -> Callab
         return document
 
     return openapi
+
+
+def _tell_bad_input(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Replace the 422 that FastAPI describes for bad input by what is really answered: a 400 with the common body."""
+    error = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorAnswer")}}}
+    for operations in paths.values():
+        for operation in operations.values():
+            if operation["responses"].pop("422", None):
+                operation["responses"].setdefault(
+                    "400", {"description": failures(400)[400]["description"], "content": error}
+                )
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
 
 
 def _schemas(route: Route) -> dict[str, Any]:

@@ -1,19 +1,14 @@
 """Our client can be put in the place of Xinference's: same names, same arguments, same defaults."""
 
-import importlib
 import inspect
 from collections.abc import Callable
-from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from modelrack.client import AsyncClient, Client, RESTfulClient, handles
-
-pytest.importorskip("xinference_client")
-if int(version("xinference-client").split(".")[0]) < 4:
-    pytest.skip("the signatures are those of xinference-client 4", allow_module_level=True)
-xinference = importlib.import_module("xinference_client.client.restful.restful_client")
+from releases import import_client, install_client
 
 CLIENT = [
     "list_models",
@@ -51,6 +46,13 @@ HANDLES = {
 }
 
 
+@pytest.fixture(scope="module")
+def xinference(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """Get the client of release 4, whose signatures these are."""
+    folder = install_client(tmp_path_factory.mktemp("client"), "4.1.0")
+    return import_client(folder, "xinference_client.client.restful.restful_client")
+
+
 def _arguments(method: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return name and default of each argument that Xinference's callers may give."""
     parameters = inspect.signature(method).parameters.values()
@@ -72,13 +74,13 @@ def _compare(ours: Callable[..., Any], theirs: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("name", CLIENT)
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_client(client: type, name: str) -> None:
+def test_client(xinference: ModuleType, client: type, name: str) -> None:
     _compare(getattr(client, name), getattr(xinference.Client, name))
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in HANDLES.items() for name in names])
 @pytest.mark.parametrize("prefix", ["", "Async"])
-def test_handle(prefix: str, kind: str, name: str) -> None:
+def test_handle(xinference: ModuleType, prefix: str, kind: str, name: str) -> None:
     ours = getattr(handles, f"{prefix}{kind}Handle")
     theirs = getattr(xinference, f"RESTful{kind}ModelHandle")
     _compare(getattr(ours, name), getattr(theirs, name))

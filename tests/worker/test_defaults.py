@@ -2,6 +2,7 @@
 
 import orjson
 import pytest
+
 from modelrack.api.chat import ChatRequest
 from modelrack.api.tokenize import TokenizeRequest
 from modelrack.worker.validation import make_parser

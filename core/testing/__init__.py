@@ -1,0 +1,1 @@
+"""What tests of plugins need: small models, made on the fly."""
