@@ -1,0 +1,44 @@
+"""What the server loads of this plugin: the engine's description. Imports no engine."""
+
+from modelrack.hooks import Candidate, Engine, LoadPlan, Machine, MemoryEstimate, PythonWorker, hookimpl
+
+from .options import LlamaCppOptions
+
+__all__ = ["MODELRACK_API", "register_engines"]
+
+MODELRACK_API = 1
+
+_REMEDY = "pip install modelrack-llm-xllamacpp"
+
+
+def _accepts(candidate: Candidate, machine: Machine) -> str | None:
+    """Take every GGUF file, of any architecture: what llama.cpp does not know, it says itself when it loads."""
+    if candidate.variant.format != "gguf":
+        return f"runs GGUF files, not the format '{candidate.variant.format}'"
+    return None
+
+
+def _estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate:
+    from .memory import estimate
+
+    return estimate(plan, machine)
+
+
+@hookimpl
+def register_engines() -> list[Engine]:
+    """Describe llama.cpp."""
+    return [
+        Engine(
+            name="llama.cpp",
+            model_types=("LLM",),
+            worker=PythonWorker(loader="modelrack_llm_xllamacpp.worker:LlamaCppLoader"),
+            accepts=_accepts,
+            options=LlamaCppOptions,
+            aliases=("llamacpp", "xllamacpp"),
+            requires=("xllamacpp",),
+            remedy=_REMEDY,
+            takes_lora=True,
+            rank=50,
+            estimate=_estimate,
+        )
+    ]

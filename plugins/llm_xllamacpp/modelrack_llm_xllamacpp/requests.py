@@ -1,0 +1,288 @@
+"""From the public request models to llama.cpp's requests."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from modelrack.api.chat import ChatRequest, text_messages
+from modelrack.api.common import SamplingRequest
+from modelrack.api.completions import CompletionRequest
+from modelrack.errors import BadRequest, UnsupportedParameter
+
+from .facts import ModelFacts
+
+__all__ = ["UNSUPPORTED", "chat_body", "constraint", "generate_body", "json_limits", "logprobs_of", "prepare_messages"]
+
+UNSUPPORTED: Mapping[str, str] = {
+    "cache_salt": "llama.cpp cannot keep the cached prompts of different salts apart",
+    "guided_decoding_backend": "llama.cpp has only one",
+    "guided_whitespace_pattern": "llama.cpp decides itself about white space in JSON",
+    "min_tokens": "llama.cpp cannot hold back end tokens",
+    "skip_special_tokens": "llama.cpp does not write special tokens out",
+}
+"""Request fields that this engine refuses, with the reason."""
+
+_SAME = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repeat_penalty",
+    "stop": "stop",
+    "ignore_eos": "ignore_eos",
+}
+_PLAIN = ("user", "system", "assistant")
+_SEEDS = 2**32 - 1
+"""llama.cpp's seeds have 32 bits, and the greatest of them means "random"."""
+
+
+def _common(request: SamplingRequest, facts: ModelFacts) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    for name in request.model_fields_set:
+        field = _SAME.get(name)
+        if field is not None:
+            value = getattr(request, name)
+            if value is not None:
+                body[field] = value
+    limit = request.token_limit
+    if limit is not None:
+        body["n_predict"] = min(limit, 2**31 - 1)
+    if request.seed is not None:
+        body["seed"] = request.seed % _SEEDS
+    if request.logit_bias:
+        body["logit_bias"] = _logit_bias(request.logit_bias, facts)
+    if facts.lora:
+        body["lora"] = _lora(request.lora_name, facts)
+    elif request.lora_name is not None:
+        raise BadRequest(f"There is no adapter '{request.lora_name}': none was given at the launch.", param="lora_name")
+    return body
+
+
+def _logit_bias(biases: Mapping[str, float], facts: ModelFacts) -> list[list[float]]:
+    pairs: list[list[float]] = []
+    for key, bias in biases.items():
+        if not key.isascii() or not key.isdigit() or int(key) >= facts.n_vocab:
+            raise BadRequest(
+                f"'logit_bias': '{key}' is no token id; this model's are 0 to {facts.n_vocab - 1}.", param="logit_bias"
+            )
+        pairs.append([int(key), bias])
+    return pairs
+
+
+def _lora(name: str | None, facts: ModelFacts) -> list[dict[str, float]]:
+    """Return the scale of every adapter: those that are left out of an empty list would be on."""
+    if name is not None and name not in facts.lora:
+        known = ", ".join(facts.lora)
+        raise BadRequest(f"There is no adapter '{name}'; this model has: {known}.", param="lora_name")
+    return [{"id": number, "scale": float(one == name)} for number, one in enumerate(facts.lora)]
+
+
+def constraint(request: ChatRequest | CompletionRequest, facts: ModelFacts) -> tuple[str, dict[str, Any]] | None:
+    """Return the request's field that constrains the answer, and the body's: `json_schema` or `grammar`.
+
+    Raises: BadRequest: more than one constraint is given, or one that is malformed.
+    """
+    given: dict[str, dict[str, Any]] = {}
+    if request.guided_json is not None:
+        given["guided_json"] = json_limits(_schema(request.guided_json), facts)
+    if request.guided_regex is not None:
+        given["guided_regex"] = {"grammar": _regex(request.guided_regex, facts)}
+    if request.guided_choice is not None:
+        given["guided_choice"] = {"grammar": _choice(request.guided_choice, facts)}
+    if request.guided_grammar is not None:
+        given["guided_grammar"] = {"grammar": request.guided_grammar}
+    schema = _response_schema(request.response_format)
+    if schema is not None:
+        given["response_format"] = json_limits(schema, facts)
+    if len(given) > 1:
+        raise BadRequest(f"Only one of {' and '.join(sorted(given))} can be given.", param=max(given))
+    return next(iter(given.items()), None)
+
+
+def json_limits(schema: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
+    """Return the body's fields that make the answer JSON by a schema.
+
+    Where it can be, the model is left no choice of white space: a weak one would write nothing else until the end. A
+    model that thinks first needs llama.cpp's own grammar, which lets it.
+    """
+    if not facts.has_llguidance or facts.may_think:
+        return {"json_schema": schema}
+    spaces = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    text = orjson.dumps({"x-guidance": spaces, **schema}).decode()
+    return {"grammar": f"%llguidance {{}}\nstart: %json {text}"}
+
+
+def _schema(value: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"'guided_json' is not JSON: {error}.", param="guided_json") from None
+    if not isinstance(value, dict):
+        raise BadRequest("'guided_json' must be a JSON schema, an object.", param="guided_json")
+    return value or {"type": "object"}
+
+
+def _response_schema(form: Any) -> dict[str, Any] | None:
+    """Return the schema that a `response_format` asks for, or None if it asks for nothing."""
+    if form is None:
+        return None
+    kind = form.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return form.get("schema") or {"type": "object"}
+    if kind == "json_schema" and isinstance(form.get("json_schema"), dict):
+        return form["json_schema"].get("schema") or {"type": "object"}
+    raise BadRequest("'response_format': type must be text, json_object or json_schema.", param="response_format")
+
+
+def _regex(pattern: str, facts: ModelFacts) -> str:
+    if not facts.has_llguidance:
+        raise UnsupportedParameter(
+            "'guided_regex' cannot be honoured: this build of llama.cpp is without llguidance.", param="guided_regex"
+        )
+    # An answer is matched from beginning to end, so anchors there say nothing, and llguidance does not know them.
+    text = pattern.removeprefix("^")
+    if text.endswith("$") and not text.endswith("\\$"):
+        text = text[:-1]
+    text = text.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n")
+    return f"%llguidance {{}}\nstart: /{text}/"
+
+
+def _choice(choices: list[str], facts: ModelFacts) -> str:
+    if any(not choice for choice in choices):
+        raise BadRequest("'guided_choice' must not have an empty string.", param="guided_choice")
+    texts = " | ".join(orjson.dumps(choice).decode() for choice in choices)
+    return f"%llguidance {{}}\nstart: {texts}" if facts.has_llguidance else f"root ::= {texts}"
+
+
+def prepare_messages(messages: list[Any], facts: ModelFacts) -> list[Any]:
+    """Return the messages as the model's chat template can take them.
+
+    Raises: UnsupportedParameter: they hold media that the model cannot read, or media by a URL that is not `data:`.
+    """
+    if all(
+        len(message) == 2 and type(message.get("content")) is str and message["role"] in _PLAIN for message in messages
+    ):
+        return messages
+    if facts.takes_media:
+        prepared = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        _check_media(prepared)
+    else:
+        prepared = text_messages(messages)
+    return [_prepare(message, facts) for message in prepared]
+
+
+def _prepare(message: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
+    if "reasoning" in message:
+        message.setdefault("reasoning_content", message["reasoning"])
+        del message["reasoning"]
+    for name in ("annotations", "audio", "refusal"):
+        message.pop(name, None)
+    role = message["role"]
+    if role == "developer" and not facts.has_developer_role:
+        message["role"] = "system"
+    elif role == "function":
+        message["role"] = "tool"
+    call = message.pop("function_call", None)
+    if call is not None:
+        message["tool_calls"] = [{"id": "call_0", "type": "function", "function": call}]
+    if message.get("tool_calls"):
+        if not facts.template.get("supports_tool_calls", True):
+            calls = [call["function"] for call in message.pop("tool_calls")]
+            text = orjson.dumps(
+                [{"name": call["name"], "arguments": _as_json(call["arguments"])} for call in calls]
+            ).decode()
+            message["content"] = "\n".join(part for part in (message.get("content"), text) if part)
+        elif not message.get("content"):
+            message["content"] = ""
+    else:
+        message.pop("tool_calls", None)
+        message.setdefault("content", "")
+    return message
+
+
+def _as_json(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _check_media(messages: list[dict[str, Any]]) -> None:
+    """Refuse media by address: llama.cpp would fetch them itself, from wherever the client says."""
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(content, list):
+            continue
+        for number, part in enumerate(content):
+            media = part.get(part["type"])
+            url = media.get("url") if isinstance(media, dict) else None
+            if url is not None and not url.startswith("data:"):
+                where = f"messages.{index}.content.{number}"
+                raise UnsupportedParameter(
+                    f"'{where}': only data: URLs can be read here; send the file itself in base64.", param=where
+                )
+
+
+def logprobs_of(request: ChatRequest) -> int | None:
+    """Return how many alternatives are wanted for each token of a chat; None if no log probabilities are."""
+    return (request.top_logprobs or 0) if request.logprobs else None
+
+
+def chat_body(request: ChatRequest, facts: ModelFacts) -> dict[str, Any]:
+    """Return the body for a chat, all but the tools, `n` and how it is to be streamed.
+
+    Raises: BadRequest, UnsupportedParameter.
+    """
+    body = _common(request, facts)
+    body["messages"] = prepare_messages(request.messages, facts)
+    if facts.stop:
+        body["stop"] = [*(request.stop or ()), *facts.stop]
+    kwargs = request.template_kwargs
+    if kwargs:
+        body["chat_template_kwargs"] = kwargs
+    if request.add_generation_prompt is not None:
+        body["add_generation_prompt"] = request.add_generation_prompt
+    _continue(request, body)
+    alternatives = logprobs_of(request)
+    if alternatives is not None:
+        body["logprobs"] = True
+        body["top_logprobs"] = max(1, alternatives)
+    return body
+
+
+def _continue(request: ChatRequest, body: dict[str, Any]) -> None:
+    """Say whether the last message is to be gone on with. llama.cpp does so unasked when it is an assistant's."""
+    last = request.messages[-1]["role"]
+    if request.continue_final_message:
+        if last != "assistant":
+            raise BadRequest("'continue_final_message' needs the last message to be an assistant's.", param="messages")
+        if request.add_generation_prompt:
+            raise BadRequest(
+                "'continue_final_message' and 'add_generation_prompt' exclude each other.",
+                param="continue_final_message",
+            )
+        body["continue_final_message"] = True
+        body["add_generation_prompt"] = False
+
+
+def generate_body(request: CompletionRequest, facts: ModelFacts) -> dict[str, Any]:
+    """Return the body for a completion, all but the prompt, `n` and how it is to be streamed.
+
+    Raises: BadRequest, UnsupportedParameter.
+    """
+    body = _common(request, facts)
+    if request.logprobs is not None:
+        if request.echo:
+            raise UnsupportedParameter(
+                "'echo' with 'logprobs' cannot be honoured: llama.cpp gives no probabilities of the prompt.",
+                param="logprobs",
+            )
+        body["n_probs"] = max(1, request.logprobs)
+    return body
