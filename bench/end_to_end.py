@@ -250,7 +250,7 @@ def main() -> None:
     arguments = parser.parse_args()
     begin = run_worker if arguments.worker_only else run_server
     with tempfile.TemporaryDirectory() as folder:
-        for name, shape, amounts in (("1M", TINY, ((1, 48), (8, 128), (32, 192))), ("100M", LARGE, ((1, 4), (8, 16)))):
+        for name, shape, amounts in (("1M", TINY, ((1, 200), (8, 200), (32, 200))), ("100M", LARGE, ((1, 4), (8, 16)))):
             if arguments.only not in (None, name):
                 continue
             model = write_random_model(Path(folder) / f"{name}.gguf", shape)

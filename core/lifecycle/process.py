@@ -185,16 +185,15 @@ def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[st
     return Process(child.pid, created, child)
 
 
-async def ask(socket: str, path: str, timeout_s: float, method: str = "GET") -> tuple[int, bytes]:
-    """Send one request without a body to a worker's socket and return (HTTP status, body as sent).
+async def ask(socket: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+    """Send one GET to a worker's socket and return (HTTP status, body as sent).
 
     Raises: OSError, TimeoutError or ValueError: it does not listen yet, does not answer, or is no HTTP server.
     """
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_unix_connection(socket)
         try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: worker\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            writer.write(head.encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
             answer = await reader.readuntil(b"\r\n\r\n")
             status = int(answer.split(None, 2)[1])
             length = _CONTENT_LENGTH.search(answer)

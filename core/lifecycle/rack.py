@@ -227,14 +227,6 @@ class Rack:
             )
         await self.terminate(model_uid)
 
-    async def abort(self, model_uid: str, request_id: str) -> bool:
-        """Abort a request under way, by its id; False if no replica has it.
-
-        Raises: ModelNotFound: no such model.
-        """
-        replicas = self.get(model_uid).replicas.values()
-        return any(await asyncio.gather(*(replica.abort(request_id) for replica in replicas)))
-
     def add_replica(self, model_uid: str) -> Replica:
         """Want one more replica; returns it, not yet ready.
 

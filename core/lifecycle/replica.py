@@ -13,9 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-import orjson
 
 from ..errors import LaunchFailed, ModelrackError
 from ..hooks.types import CommandWorker, Engine, LoadPlan, PythonWorker, Route
@@ -150,17 +147,6 @@ class Replica:
         """Kill the worker's group at once, whatever it is doing."""
         if self._process is not None:
             self._process.signal(signal.SIGKILL)
-
-    async def abort(self, request_id: str) -> bool:
-        """Abort a request under way; False if the worker has none of this id, or cannot be asked."""
-        if self._record is None or isinstance(self.spec.engine.worker, CommandWorker):
-            return False
-        path = f"/_worker/abort?id={quote(request_id, safe='')}"
-        try:
-            code, body = await processes.ask(self._record.socket, path, 5.0, method="POST")
-            return code == 200 and bool(orjson.loads(body)["aborted"])
-        except (OSError, TimeoutError, ValueError, KeyError):
-            return False
 
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the worker and its children, in bytes; None if it does not run."""

@@ -24,7 +24,7 @@ from .directory import Directory
 from .gateway import Gateway
 from .metrics import Metrics, WorkerSample
 from .openapi import describe_inference
-from .routes import cluster, models, registrations
+from .routes import cluster, models, registrations, requests
 
 __all__ = ["Server", "serve"]
 
@@ -55,6 +55,7 @@ class Server:
         errors.install(app)
         for routes in (models.router(self.rack), registrations.router(self.rack), cluster.router(self.rack)):
             app.include_router(routes)
+        app.include_router(requests.router(self.rack, lambda uid, request_id: self.gateway.abort(uid, request_id)))
         self._add_probes(app)
         app.openapi = describe_inference(app, self.plugins.model_types.values())  # type: ignore[method-assign]
         return app

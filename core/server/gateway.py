@@ -64,20 +64,28 @@ class _Exchange:
     Attributes:
         tail: the last piece that was sent of a stream of events; None for any other answer.
         left: the client closed its connection.
+        own_id: the id that the client gave the request in its body.
         error: what the request failed with; from `stop`, what it is to fail with.
     """
 
-    __slots__ = ("entry", "error", "first_byte", "left", "series", "started", "tail", "task")
+    __slots__ = ("entry", "error", "first_byte", "left", "own_id", "series", "started", "tail", "task")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.started = False
         self.tail: bytes | None = None
         self.left = False
+        self.own_id: str | None = None
         self.first_byte: float | None = None
         self.series: Series | None = None
         self.error: ModelrackError | None = None
         self.task: asyncio.Task[Any] | None = None
+
+    @property
+    def keys(self) -> set[tuple[str, str]]:
+        """Return what the request can be aborted by: its model's uid with each of its ids."""
+        uid = self.entry.uid or ""
+        return {(uid, self.entry.request_id), (uid, self.own_id or self.entry.request_id)}
 
     def stop(self, error: ModelrackError | None = None) -> None:
         """End the request now, with an error or because its client has left."""
@@ -104,7 +112,7 @@ class Gateway:
         paths: exact inference paths, such as `/v1/chat/completions`.
         open_paths: paths that need no key.
 
-    `abort(request_id)` ends a request that is under way. Call `close()` when the server has stopped serving.
+    `abort` ends a request that is under way. Call `close()` when the server has stopped serving.
     Connections to a worker that is gone end by themselves.
     """
 
@@ -127,7 +135,7 @@ class Gateway:
         self._open_paths = frozenset(open_paths)
         self._keys = tuple(key.encode() for key in settings.api_keys)
         self._max_body_bytes = int(settings.max_body_mb * 1024 * 1024)
-        self._running: dict[str, _Exchange] = {}
+        self._running: dict[tuple[str, str], _Exchange] = {}
         self._is_logged = settings.log_level in ("debug", "info")
         self._heads = {path: b"POST %s" % path.encode() for path in paths}
 
@@ -136,9 +144,12 @@ class Gateway:
         self.hop.close()
         await asyncio.to_thread(self._log.close)
 
-    def abort(self, request_id: str) -> bool:
-        """End a request that is under way; its client gets an error. Return whether there was one."""
-        exchange = self._running.get(request_id)
+    def abort(self, model_uid: str, request_id: str) -> bool:
+        """End a request that is under way, by its `X-Request-ID` or its body's `request_id`; its client gets an error.
+
+        Returns: whether there was one.
+        """
+        exchange = self._running.get((model_uid, request_id))
         if exchange is None:
             return False
         exchange.stop(RequestAborted("The request was aborted."))
@@ -182,7 +193,7 @@ class Gateway:
             body = await self._read_body(headers, receive)
             content_type = headers.get(b"content-type", b"")
             is_form = content_type[:19].lower() == b"multipart/form-data"
-            uid = _form_model(content_type, body) if is_form else _json_model(headers, body)
+            uid, state.own_id = _form_model(content_type, body) if is_form else _json_model(headers, body)
             entry.uid = uid
             if self._directory.get(uid) is not None:
                 state.series = self._metrics.series(uid, entry.path)
@@ -211,7 +222,7 @@ class Gateway:
         """Send the request to the worker and its answer to the client."""
         series = state.series or self._metrics.series("", state.entry.path)
         state.task = asyncio.current_task()
-        self._running[state.entry.request_id] = state
+        self._running.update(dict.fromkeys(state.keys, state))
         endpoint.active += 1
         series.in_flight += 1
         watch = asyncio.create_task(state.watch(receive))
@@ -228,8 +239,9 @@ class Gateway:
         finally:
             state.task = None
             watch.cancel()
-            if self._running.get(state.entry.request_id) is state:  # clients may use an id twice
-                del self._running[state.entry.request_id]
+            for key in state.keys:
+                if self._running.get(key) is state:  # clients may use an id twice
+                    del self._running[key]
             endpoint.active -= 1
             series.in_flight -= 1
             if answer is not None:
@@ -410,8 +422,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _json_model(headers: dict[bytes, bytes], body: bytes) -> str:
-    """Return the `model` of a JSON body."""
+def _json_model(headers: dict[bytes, bytes], body: bytes) -> tuple[str, str | None]:
+    """Return the `model` and the `request_id` of a JSON body; the worker checks everything else."""
     encoding = headers.get(b"content-encoding", b"identity").lower()
     if encoding != b"identity":
         raise BadRequest(f"Compressed bodies are not taken (Content-Encoding {encoding.decode('latin-1')}).")
@@ -422,12 +434,13 @@ def _json_model(headers: dict[bytes, bytes], body: bytes) -> str:
         raise BadRequest(f"The body {reason}.") from None
     if not isinstance(document, dict):
         raise BadRequest("The body must be a JSON object.")
-    return _checked_model(document.get("model"))
+    own_id = document.get("request_id")
+    return _checked_model(document.get("model")), own_id if isinstance(own_id, str) else None
 
 
-def _form_model(content_type: bytes, body: bytes) -> str:
-    """Return the `model` field of a multipart form."""
-    return _checked_model(find_field(content_type, body, b"model"))
+def _form_model(content_type: bytes, body: bytes) -> tuple[str, str | None]:
+    """Return the `model` and the `request_id` field of a multipart form."""
+    return _checked_model(find_field(content_type, body, b"model")), find_field(content_type, body, b"request_id")
 
 
 def _checked_model(model: object) -> str:

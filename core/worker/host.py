@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from types import coroutine
 from typing import Any, cast
-from urllib.parse import unquote
 
 import orjson
 from pydantic import BaseModel
 
-from ..errors import BadRequest, Conflict, ModelrackError, NotFound, NotReady
+from ..errors import BadRequest, ModelrackError, NotFound, NotReady
 from ..hooks.types import Route
 from .contract import Handler, Raw
 from .http import Exchange, Request
@@ -34,12 +33,6 @@ class MethodNotAllowed(BadRequest):
 
     status = 405
     code = "method_not_allowed"
-
-
-class RequestAborted(Conflict):
-    """The request was aborted by its id."""
-
-    code = "request_aborted"
 
 
 class _HttpProblem(BadRequest):
@@ -66,13 +59,12 @@ class Counters:
 class _Call:
     """One request, as its handler sees it."""
 
-    __slots__ = ("completion_tokens", "model_uid", "own_id", "path", "prompt_tokens", "request_id")
+    __slots__ = ("completion_tokens", "model_uid", "path", "prompt_tokens", "request_id")
 
     def __init__(self, request_id: str, model_uid: str, path: str) -> None:
         self.request_id = request_id
         self.model_uid = model_uid
         self.path = path
-        self.own_id: str | None = None
         self.prompt_tokens = -1
         self.completion_tokens = 0
 
@@ -121,8 +113,6 @@ class Host:
         self._status = status
         self._id_prefix = os.urandom(8).hex()
         self._unavailable: ModelrackError | None = NotReady(f"Model '{model_uid}' is still loading.")
-        self._tasks: dict[str, asyncio.Task[Any]] = {}
-        self._aborted: set[asyncio.Task[Any]] = set()
         self.counters = Counters()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -154,15 +144,6 @@ class Host:
         """Answer every further request with this error."""
         self._unavailable = error
 
-    def abort(self, request_id: str) -> bool:
-        """Cancel a request, by the id in its headers or its body; False if there is none."""
-        task = self._tasks.get(request_id)
-        if task is None:
-            return False
-        self._aborted.add(task)
-        task.cancel()
-        return True
-
     async def serve(self, request: Request, exchange: Exchange) -> None:
         """Answer a request; nothing but CancelledError comes out."""
         bound = self._bound.get(request.path)
@@ -180,26 +161,17 @@ class Host:
         if counters.active == 0:
             self.idle.clear()
         counters.active += 1
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._tasks[call.request_id] = task
         try:
             await self._answer(bound, request, exchange, call)
         except asyncio.CancelledError:
             counters.cancelled += 1
-            if task not in self._aborted:
-                raise
-            task.uncancel()
-            self._fail(RequestAborted(f"The request {call.request_id} was aborted."), exchange)
+            raise
         except ModelrackError as error:
             self._fail(error, exchange)
         except Exception:
             log.exception("request %s to %s failed", call.request_id, call.path)
             self._fail(_inner_error(call), exchange)
         finally:
-            self._aborted.discard(task)
-            self._tasks.pop(call.request_id, None)
-            if call.own_id is not None:
-                self._tasks.pop(call.own_id, None)
             counters.active -= 1
             if counters.active == 0:
                 self.idle.set()
@@ -210,10 +182,6 @@ class Host:
     async def _answer(self, bound: _Bound, request: Request, exchange: Exchange, call: _Call) -> None:
         parsed = bound.parse(request.body)
         bound.check(parsed)
-        own_id: str | None = getattr(parsed, "request_id", None)
-        if own_id is not None:
-            call.own_id = own_id
-            self._tasks[own_id] = self._tasks[call.request_id]
         reply: Any = bound.handler(parsed, call)
         if isawaitable(reply):
             reply = await reply
@@ -249,14 +217,6 @@ class Host:
                 raise
             self.counters.errors += 1
             pending.append(orjson.dumps({"error": error.body()["error"]}))
-        except asyncio.CancelledError:
-            task = cast("asyncio.Task[Any]", asyncio.current_task())
-            if task not in self._aborted or not exchange.started:
-                raise
-            task.uncancel()
-            self.counters.cancelled += 1
-            error_body = RequestAborted(f"The request {call.request_id} was aborted.").body()
-            pending.append(orjson.dumps({"error": error_body["error"]}))
         except Exception:
             if not (pending or exchange.started):
                 raise
@@ -288,10 +248,7 @@ class Host:
             self._fail(BadRequest(text, param="model"), exchange)
 
     def _serve_control(self, request: Request, exchange: Exchange) -> None:
-        if request.path == "/_worker/abort" and request.method == "POST":
-            is_done = self.abort(unquote(request.query.decode("latin-1").removeprefix("id=")))
-            exchange.send(200, _JSON, orjson.dumps({"aborted": is_done}))
-        elif request.method != "GET":
+        if request.method != "GET":
             self._fail(MethodNotAllowed(f"{request.path} takes GET.", headers={"Allow": "GET"}), exchange)
         elif request.path == "/_worker/status":
             exchange.send(200, _JSON, orjson.dumps(self._status(), default=str))

@@ -94,11 +94,11 @@ async def test_a_client_that_leaves_cancels_the_work(rig: Rig, worker: WorkerPro
 
 @pytest.mark.parametrize("body", [{"model": "m", "do": "hang"}, STREAM], ids=["waiting", "streaming"])
 async def test_an_aborted_request_ends_with_an_error(rig: Rig, worker: WorkerProcess, body: dict[str, object]) -> None:
-    assert not rig.gateway.abort("mine")
+    assert not rig.gateway.abort("m", "mine")
     async with rig.client() as client:
         pending = asyncio.ensure_future(client.post(CHAT, json=body, headers={"x-request-id": "mine"}))
         await asyncio.to_thread(wait_for, lambda: worker.state()["requests"] == 1)
-        rig.call(lambda: rig.gateway.abort("mine"))
+        rig.call(lambda: rig.gateway.abort("m", "mine"))
         answer = await pending
     await asyncio.to_thread(wait_for, lambda: worker.state()["left"] == 1)
     if body is STREAM:

@@ -187,26 +187,6 @@ def test_a_client_that_does_not_read_is_waited_for_and_may_leave(worker: Running
     wait_for(lambda: worker.metrics()["active"] == 0, "the cancel")
 
 
-def test_abort_by_id(worker: RunningWorker) -> None:
-    answers: list[httpx.Response] = []
-
-    def ask(prompt: str) -> threading.Thread:
-        thread = threading.Thread(target=lambda: answers.append(worker.ask(prompt, request_id=f"id of {prompt}")))
-        thread.start()
-        return thread
-
-    for prompt in ("hang x", "stream a hang"):
-        thread = ask(prompt)
-        path = f"/_worker/abort?id=id%20of%20{prompt.replace(' ', '%20')}"
-        wait_for(lambda path=path: worker.client.post(path).json()["aborted"], "the abort")  # type: ignore[misc]
-        thread.join(10)
-    assert answers[0].status_code == 409
-    assert answers[0].json()["error"]["code"] == "request_aborted"
-    assert events_of(answers[1])[-1]["error"]["code"] == "request_aborted"
-    assert worker.client.post("/_worker/abort?id=unknown").json() == {"aborted": False}
-    assert worker.metrics()["active"] == 0
-
-
 def test_fifty_streams_at_once(worker: RunningWorker) -> None:
     results: list[int] = []
 

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query
 
 from ...api.launch import LaunchRequest
 from ...api.management import (
-    AbortAnswer,
     EventItem,
     InstanceItem,
     LaunchAnswer,
@@ -105,13 +104,6 @@ def router(rack: Rack) -> APIRouter:
     async def cancel_launch(model_uid: str) -> None:
         """Cancel a launch that is under way."""
         await rack.cancel(model_uid)
-
-    @routes.post(
-        "/v1/models/{model_uid}/requests/{request_id}/abort", response_model=AbortAnswer, responses=failures(404)
-    )
-    async def abort_request(model_uid: str, request_id: str) -> dict[str, str]:
-        """Abort a request that is under way, by its `X-Request-ID` header or the `request_id` of its body."""
-        return {"msg": "DONE" if await rack.abort(model_uid, request_id) else "NOT_FOUND"}
 
     _add_replica_routes(routes, rack)
     return routes
