@@ -163,12 +163,19 @@ def _lora_config(modules: tuple[tuple[str, str], ...]) -> dict[str, Any] | None:
     return {"lora_list": [{"lora_name": name, "local_path": path} for name, path in modules]}
 
 
+def _may_be_in_a_hub(name: str) -> bool:
+    """Tell `owner/repository/file.gguf` from a path."""
+    return name.count("/") >= 2 and not name.startswith(("/", ".", "~"))
+
+
 def _make_paths_absolute(arguments: dict[str, Any]) -> None:
     """Make paths mean what they mean here: the server's working directory is another one."""
     name = Path(arguments["model_name"]).expanduser()
     looks_like_path = os.sep in arguments["model_name"] or name.suffix == ".gguf"
     if looks_like_path and name.exists():
         arguments["model_name"] = str(name.absolute())
+    elif name.suffix == ".gguf" and not _may_be_in_a_hub(arguments["model_name"]):
+        raise click.ClickException(f"There is no file {name}.")
     if arguments.get("model_path"):
         arguments["model_path"] = str(Path(arguments["model_path"]).expanduser().absolute())
     for adapter in (arguments["peft_model_config"] or {}).get("lora_list", ()):

@@ -315,7 +315,10 @@ class Replica:
         env.update(self.spec.env)
         env[processes.OWNER_VARIABLE] = f"{self._home.owner}:{incarnation}"
         env["PYTHONUNBUFFERED"] = "1"
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.spec.plan.accelerators))
+        # The indices of a plan count by bus, as NVML does. "-1" hides all; an empty value would show all to HIP.
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        shown = ",".join(map(str, self.spec.plan.accelerators)) or "-1"
+        env["CUDA_VISIBLE_DEVICES"] = env["HIP_VISIBLE_DEVICES"] = shown
         return env
 
     async def _until_ready(self, process: Process) -> None:

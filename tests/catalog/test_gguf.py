@@ -61,17 +61,12 @@ def test_skips_long_strings_in_the_middle_of_a_vocabulary(tmp_path: Path) -> Non
     assert found.keys["tail"] == "here" and found.array_lengths["tokenizer.ggml.tokens"] == 5000
 
 
-def test_a_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
-    """150,000 tokens and as many merges take about 13 ms; a loop over them would take three times that."""
+def test_a_large_vocabulary_is_skipped(tmp_path: Path) -> None:
     raw = struct.pack("<IQ", STRING, 150_000) + b"".join(text("t" * (n % 12)) for n in range(150_000))
     path = put(tmp_path, gguf_bytes({"tokens": (ARRAY, raw), "merges": (ARRAY, raw), "tail": "here"}))
-    start = time.process_time()
-    assert read_metadata(path).keys["tail"] == "here"
-    assert time.process_time() - start < 0.2
-    start = time.process_time()
-    for _ in range(10):
-        read_metadata(path)
-    assert time.process_time() - start < 0.05  # from memory
+    first = read_metadata(path)
+    assert first.keys["tail"] == "here" and "tokens" not in first.keys
+    assert read_metadata(path) is first  # from memory
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -106,12 +106,11 @@ def test_stream_leaves_reasoning_out_of_a_pipe(capsys: pytest.CaptureFixture[str
 
 
 PROBE = """
-import json, sys, time
-started = time.process_time()
+import json, sys
 from modelrack.cli.app import run
 code = run({arguments})
 sys.stdout.flush()
-result = {{"code": code, "spent": time.process_time() - started, "modules": sorted(sys.modules)}}
+result = {{"code": code, "modules": sorted(sys.modules)}}
 print(json.dumps(result), file=sys.stderr)
 """
 
@@ -135,7 +134,6 @@ def probe(*arguments: str) -> dict[str, Any]:
 def test_commands_load_only_what_they_need(arguments: list[str], unwanted: set[str]) -> None:
     result = probe(*arguments)
     assert not unwanted & set(result["modules"])
-    assert result["spent"] < 0.5
 
 
 def test_download_shows_bytes() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from ...api.management import RegistrationItem, RegistrationRequest
-from ...catalog import describe_family, engines_for
+from ...catalog.describe import describe_families, describe_family, engines_for
 from ...lifecycle.rack import Rack
 from . import failures
 
@@ -21,14 +21,10 @@ def router(rack: Rack) -> APIRouter:
     def list_registrations(model_type: str, detailed: bool = False) -> list[dict[str, Any]]:
         """List the families of a type, by name; in full with `detailed`."""
         families = catalog.families(model_type)
+        known = [(family, catalog.is_builtin(model_type, family.name)) for family in families]
         if detailed:
-            return [
-                describe_family(family, cache_dir, catalog.is_builtin(model_type, family.name)) for family in families
-            ]
-        return [
-            {"model_name": family.name, "is_builtin": catalog.is_builtin(model_type, family.name)}
-            for family in families
-        ]
+            return describe_families(known, cache_dir)
+        return [{"model_name": family.name, "is_builtin": is_builtin} for family, is_builtin in known]
 
     @routes.get(
         "/v1/model_registrations/{model_type}/{model_name}",

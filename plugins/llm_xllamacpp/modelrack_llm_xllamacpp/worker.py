@@ -63,7 +63,6 @@ class LlamaCppLoader(Loader):
         plan = self.plan
         report(0.02, "reading the model's header")
         metadata = read_model(plan.files.path)
-        _show_devices(plan.accelerators)
         machine = probe()
         sizes = choose_sizes(
             plan.options,
@@ -119,14 +118,6 @@ class LlamaCppLoader(Loader):
         if self._engine is not None:
             self._engine.server = None
         Path(self._socket).unlink(missing_ok=True)
-
-
-def _show_devices(accelerators: tuple[int, ...]) -> None:
-    """Let the engine see the devices that were given to this replica, and no others."""
-    shown = ",".join(str(index) for index in accelerators)
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        os.environ[name] = shown or "-1"
 
 
 def _start(engine: Any, params: Any, plan: LoadPlan) -> Any:
