@@ -72,6 +72,17 @@ class Terminal:
         before, _, self.screen = self.screen.partition(text)
         return before + text
 
+    def press(self, key: str, text: str, limit_s: float = 20.0) -> None:
+        """Press a key until a text appears, as one does: a signal just before a prompt reads is lost in readline."""
+        end = time.monotonic() + limit_s
+        while text not in self.screen:
+            assert time.monotonic() < end, f"pressed {key!r} in vain for {text!r} in {self.screen!r}"
+            self.enter(key)
+            pause = time.monotonic() + 2
+            while text not in self.screen and time.monotonic() < pause and self._read(pause - time.monotonic()):
+                pass
+        self.expect(text)
+
     def end(self, limit_s: float = 20.0) -> int:
         """Wait until the command has ended, and return its exit code."""
         end = time.monotonic() + limit_s

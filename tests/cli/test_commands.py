@@ -155,14 +155,12 @@ def test_interrupted_launch_on_a_terminal_asks(server: Server, client: Client) -
     arguments = ["launch", "-n", "echo", "-u", "cli-ask", "--hang-on-load"]
     with Terminal(server.environment, *arguments) as terminal:
         terminal.expect("%")
-        terminal.enter("\x03")
-        terminal.expect("Cancel the launch of 'cli-ask'? [Y/n]")
+        terminal.press("\x03", "Cancel the launch of 'cli-ask'? [Y/n]")
         terminal.enter("n\n")
         terminal.expect("%")
         terminal.enter("\x03")
         terminal.expect("[Y/n]")
-        terminal.enter("\x03")
-        terminal.expect("Left running")
+        terminal.press("\x03", "Left running")
         assert terminal.end() == 130
     assert client.get_instance_info(model_uid="cli-ask")
     client.terminate_model("cli-ask")
