@@ -76,8 +76,8 @@ def make_gateway(socket: str, hop: Any = None) -> Any:
     from fastapi import FastAPI
 
     from modelrack.errors import NotReady
+    from modelrack.lifecycle.directory import Directory, Endpoint, Target
     from modelrack.server.access_log import AccessLog
-    from modelrack.server.directory import Directory, Endpoint, Target
     from modelrack.server.errors import install
     from modelrack.server.gateway import Gateway
     from modelrack.server.metrics import Metrics

@@ -18,8 +18,8 @@ import uvloop
 from fastapi import Body, FastAPI, Request
 
 from modelrack.errors import Conflict, NotReady
+from modelrack.lifecycle.directory import Directory, Endpoint, Target
 from modelrack.server.access_log import AccessLog
-from modelrack.server.directory import Directory, Endpoint, Target
 from modelrack.server.errors import install
 from modelrack.server.gateway import Gateway
 from modelrack.server.metrics import Metrics

@@ -13,8 +13,8 @@ from ..catalog.resolution import Resolved, complete
 from ..errors import LaunchCancelled, LaunchFailed, ModelrackError, NotReady
 from ..hooks.loader import Plugins
 from ..hooks.types import LoadPlan, Machine, ModelFiles
-from ..server.directory import Target
 from ..settings import Settings
+from .directory import Target
 from .policy import overall_progress, place
 from .replica import Home, Replica, ReplicaSpec
 from .state import State

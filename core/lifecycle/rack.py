@@ -20,8 +20,8 @@ from ..catalog.resolution import Resolved, resolve
 from ..errors import AlreadyExists, BadRequest, Conflict, ModelNotFound, ModelrackError, NotFound
 from ..hooks.loader import Plugins
 from ..hooks.types import InstanceEvent, Machine
-from ..server.directory import Directory
 from ..settings import Settings
+from .directory import Directory
 from .instance import Context, Instance
 from .policy import place
 from .process import Process, kill_stray

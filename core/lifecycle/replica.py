@@ -16,11 +16,11 @@ from typing import Any
 
 from ..errors import LaunchFailed, ModelrackError
 from ..hooks.types import CommandWorker, Engine, LoadPlan, PythonWorker, Route
-from ..server.directory import Endpoint, Target
 from ..settings import Settings
 from ..worker.contract import Job
 from ..worker.job import write_job
 from . import process as processes
+from .directory import Endpoint, Target
 from .policy import STABLE_S, StartLimits, restart_delay_s, start_verdict
 from .process import Process, last_lines, spawn
 from .state import State, can_move

@@ -15,12 +15,12 @@ from .. import __version__
 from ..catalog.catalog import Catalog
 from ..errors import Conflict, NotReady
 from ..hooks.loader import Plugins, load_plugins
+from ..lifecycle.directory import Directory
 from ..lifecycle.rack import Rack
 from ..machine import probe
 from ..settings import Settings
 from . import errors, logs
 from .access_log import AccessLog
-from .directory import Directory
 from .gateway import Gateway
 from .metrics import Metrics, WorkerSample
 from .openapi import describe_inference

@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from ..errors import BadRequest, Conflict, ModelrackError, PayloadTooLarge, Unauthorized
+from ..lifecycle.directory import Directory, Endpoint
 from ..settings import Settings
 from .access_log import AccessLog, Entry
-from .directory import Directory, Endpoint
 from .errors import FAILED, REQUEST_ID, MethodNotAllowed, render, render_event, unexpected
 from .hop import Answer, Hop
 from .metrics import Metrics, Series

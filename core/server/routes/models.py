@@ -53,22 +53,7 @@ def router(rack: Rack) -> APIRouter:
             if model_name in (None, "", instance.resolved.family.name) and model_uid in (None, "", instance.model_uid)
         ]
 
-    @routes.get("/v1/models/vllm-supported", response_model=dict[str, list[str]], responses=failures())
-    async def vllm_supported() -> dict[str, list[str]]:
-        """Answer Xinference's clients, which ask for this."""
-        return {"chat": [], "generate": []}
-
-    @routes.get("/v1/models/families", response_model=dict[str, list[str]], responses=failures())
-    async def families() -> dict[str, list[str]]:
-        """List the names of the LLM families by ability."""
-        known = rack.catalog.families("LLM")
-        abilities = sorted({ability for family in known for ability in family.abilities})
-        return {ability: [family.name for family in known if ability in family.abilities] for ability in abilities}
-
-    @routes.get("/v1/models/prompts", response_model=dict[str, Any], responses=failures())
-    async def prompts() -> dict[str, Any]:
-        """Give the chat templates that families bring themselves."""
-        return {family.name: family.chat_template for family in rack.catalog.families("LLM") if family.chat_template}
+    _add_family_routes(routes, rack)
 
     @routes.get("/v1/models/{model_uid}", response_model=ModelDescription, responses=failures(404))
     async def describe(model_uid: str) -> dict[str, Any]:
@@ -107,6 +92,27 @@ def router(rack: Rack) -> APIRouter:
 
     _add_replica_routes(routes, rack)
     return routes
+
+
+def _add_family_routes(routes: APIRouter, rack: Rack) -> None:
+    """Add the lists below `/v1/models` that are of families; before `/v1/models/{model_uid}`, which would take them."""
+
+    @routes.get("/v1/models/vllm-supported", response_model=dict[str, list[str]], responses=failures())
+    async def vllm_supported() -> dict[str, list[str]]:
+        """Answer Xinference's clients, which ask for this."""
+        return {"chat": [], "generate": []}
+
+    @routes.get("/v1/models/families", response_model=dict[str, list[str]], responses=failures())
+    async def families() -> dict[str, list[str]]:
+        """List the names of the LLM families by ability."""
+        known = rack.catalog.families("LLM")
+        abilities = sorted({ability for family in known for ability in family.abilities})
+        return {ability: [family.name for family in known if ability in family.abilities] for ability in abilities}
+
+    @routes.get("/v1/models/prompts", response_model=dict[str, Any], responses=failures())
+    async def prompts() -> dict[str, Any]:
+        """Give the chat templates that families bring themselves."""
+        return {family.name: family.chat_template for family in rack.catalog.families("LLM") if family.chat_template}
 
 
 def _add_replica_routes(routes: APIRouter, rack: Rack) -> None:
