@@ -44,7 +44,7 @@ format: $(VENV)/.dev ## Mend what lint can mend
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.dev ## Measure, and print the figures of docs/performance.md
-	@for script in gateway end_to_end; do echo "== bench/$$script.py"; $(BIN)/python bench/$$script.py; done
+	@for script in gateway end_to_end footprint; do echo "== bench/$$script.py"; $(BIN)/python bench/$$script.py; done
 
 docs: $(VENV)/.dev links ## Check the documentation: links, hook sections, settings, every code block
 	@$(BIN)/python -m pytest tests/docs tests/repo/test_docs.py $(ARGS)

@@ -34,14 +34,16 @@ Try it, from another terminal in this folder:
   curl           curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
                    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
 
-  OpenAI SDK     import openai
+  our client     in {python}:
+                 from modelrack.client import Client
+                 model = Client("{url}").get_model("{model}")
+                 print(model.chat([{{"role": "user", "content": "{question}"}}]))
+
+  OpenAI SDK     after {python} -m pip install openai, in {python}:
+                 import openai
                  client = openai.Client(api_key="any", base_url="{url}/v1")
                  messages = [{{"role": "user", "content": "{question}"}}]
-                 client.chat.completions.create(model="{model}", messages=messages)
-
-  our client     from modelrack.client import Client
-                 messages = [{{"role": "user", "content": "{question}"}}]
-                 Client("{url}").get_model("{model}").chat(messages)
+                 print(client.chat.completions.create(model="{model}", messages=messages))
 
 Descriptions of all routes: {url}/docs
 Logs and models: {home}
@@ -146,7 +148,8 @@ def ask(url: str) -> None:
 def show_commands(port: int, home: Path) -> None:
     """Print what a newcomer can try next."""
     url = f"http://{HOST}:{port}"
-    values = {"modelrack": os.path.relpath(MODELRACK, ROOT), "model": MODEL, "question": QUESTION, "home": home}
+    commands = {"modelrack": os.path.relpath(MODELRACK, ROOT), "python": os.path.relpath(sys.executable, ROOT)}
+    values = {**commands, "model": MODEL, "question": QUESTION, "home": home}
     print(TRY.format(url=url, endpoint="" if port == 9997 else f" --endpoint {url}", **values), flush=True)
 
 

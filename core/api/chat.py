@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ..errors import BadRequest
 from .common import FinishReason, ResponseModel, SamplingRequest, Usage, make_id, now, usage_dict
@@ -27,6 +27,14 @@ _NO_EFFECT = "Accepted for clients that send it; has no effect on the answer."
 
 class ChatRequest(SamplingRequest):
     """A request for a chat completion: OpenAI's fields, and those of Xinference and vLLM beside them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "demo-chat", "messages": [{"role": "user", "content": "What is the largest animal?"}]}
+            ]
+        }
+    )
 
     refused: ClassVar[Mapping[str, str]] = {
         "audio": "no engine here speaks in a chat; use /v1/audio/speech",
@@ -123,6 +131,10 @@ class ChatRequest(SamplingRequest):
             if not isinstance(given, dict):
                 raise BadRequest("'chat_template_kwargs' must be a JSON object.", param="chat_template_kwargs")
         kwargs = dict(given or {})
+        for name in ("messages", "tools", "add_generation_prompt"):
+            if name in kwargs:
+                text = f"'chat_template_kwargs' must not set '{name}', which is a field of its own."
+                raise BadRequest(text, param="chat_template_kwargs")
         if self.enable_thinking is not None:
             kwargs["enable_thinking"] = self.enable_thinking
         if self.reasoning_effort is not None:

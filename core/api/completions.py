@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import orjson
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from .common import FinishReason, ResponseModel, SamplingRequest, Usage, make_id, now, usage_dict
 
@@ -35,6 +35,10 @@ Prompt: TypeAlias = Annotated[str | list[str] | list[int] | list[list[int]], Bef
 
 class CompletionRequest(SamplingRequest):
     """A request for a completion: OpenAI's fields, and those of Xinference and vLLM beside them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "demo-chat", "prompt": "The largest animal is", "max_tokens": 16}]}
+    )
 
     refused: ClassVar[Mapping[str, str]] = {
         "best_of": "it is not implemented; ask for n and choose",

@@ -62,7 +62,11 @@ class PeftConfig(BaseModel):
 class LaunchRequest(BaseModel):
     """Launch parameters. Any other key is an option of the engine, checked by the engine's typed options."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(
+        extra="allow",
+        protected_namespaces=(),
+        json_schema_extra={"examples": [{"model_name": "demo-chat", "model_uid": "my-chat"}]},
+    )
 
     model_name: str = Field(min_length=1, max_length=1024, description="Family, `.gguf` file, folder or hub reference.")
     model_type: str = "LLM"

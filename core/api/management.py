@@ -124,6 +124,9 @@ class InstanceItem(_Answer):
     model_ability: list[str]
     model_type: str
     model_engine: str
+    model_format: str | None
+    model_size_in_billions: float | int | None
+    quantization: str | None
     replica: int
     status: InstanceStatus
     state: str

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, RootModel, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from .common import InferenceRequest, ResponseModel
 from .messages import Message, Tool
@@ -22,6 +22,8 @@ TokenId = Annotated[int, Field(ge=0, strict=True)]
 
 class TokenizeRequest(InferenceRequest):
     """What to turn into tokens: a prompt, or the messages of a chat."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "demo-chat", "prompt": "The largest animal"}]})
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1)
@@ -59,6 +61,8 @@ class TokenizeResponse(ResponseModel):
 class DetokenizeRequest(InferenceRequest):
     """Token ids to turn into text."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "demo-chat", "tokens": [4, 5, 6]}]})
+
     tokens: list[TokenId]
 
 
@@ -79,6 +83,8 @@ def _check_ids(value: Any) -> Any:
 
 class ConvertIdsRequest(InferenceRequest):
     """Token ids to name, one sequence or several."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "demo-chat", "input": [4, 5, 6]}]})
 
     input: Annotated[list[int] | list[list[int]], BeforeValidator(_check_ids)]
     user: str | None = Field(None, description="Accepted for clients that send it; has no effect on the answer.")

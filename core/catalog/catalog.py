@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AlreadyExists, BadRequest, ModelNotFound, ModelrackError
 from ..hooks.types import Family, ModelType
-from .custom import dump_family, parse_family
+from .custom import MAX_PAYLOAD_BYTES, dump_family, parse_family
 from .merge import Merged, merge_families
 from .names import check_name
 from .suggest import did_you_mean, listing
@@ -133,7 +133,7 @@ class Catalog:
             same = next((name for name in taken if name.lower() == family.name.lower()), None)
             if same is not None:
                 raise AlreadyExists(
-                    f"model_name: there is a {model_type} model '{same}' already.",
+                    f"model_name: there is a model '{same}' of type {model_type} already.",
                     param="model_name",
                     remedy="Choose another name."
                     if key in self._builtin
@@ -202,7 +202,7 @@ class Catalog:
             return
         for file in files:
             try:
-                stored = json.loads(file.read_text(encoding="utf-8"))
+                stored = json.loads(_read_registration(file))
                 if (
                     not isinstance(stored, dict)
                     or stored.get("schema") != 1
@@ -212,7 +212,16 @@ class Catalog:
                 family = parse_family(self._types[model_type], stored["family"])
                 if family.name != file.stem:
                     raise BadRequest(f"it holds the family '{family.name}'")
-            except (OSError, ValueError, ModelrackError) as error:
+            except (OSError, ValueError, RecursionError, ModelrackError) as error:
                 log.warning("registration %s is left out: %s", file, error)
                 continue
             self._custom[model_type, family.name] = family
+
+
+def _read_registration(file: Path) -> str:
+    """Read a file that anybody may have put there: a pipe would never end, and a device neither."""
+    if not file.is_file():
+        raise BadRequest("it is no file")
+    if file.stat().st_size > MAX_PAYLOAD_BYTES * 2:  # written with indentation
+        raise BadRequest(f"it is larger than {MAX_PAYLOAD_BYTES * 2 >> 20} MiB")
+    return file.read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from ..api.launch import parse_size
@@ -16,9 +17,9 @@ from .merge import Contradiction, merge_variants
 from .names import check_name, plain_format
 from .suggest import did_you_mean, listing
 
-__all__ = ["FACT_FIELDS", "dump_family", "local_path", "parse_family"]
+__all__ = ["FACT_FIELDS", "MAX_PAYLOAD_BYTES", "dump_family", "local_path", "parse_family"]
 
-_MAX_PAYLOAD = 8 << 20
+MAX_PAYLOAD_BYTES = 8 << 20
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
@@ -362,11 +363,13 @@ def dump_family(family: Family) -> dict[str, Any]:
 def _decode(payload: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(payload, Mapping):
         return dict(payload)
-    if len(payload) > _MAX_PAYLOAD:
-        raise BadRequest(f"model: is larger than {_MAX_PAYLOAD >> 20} MiB.", param="model")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise BadRequest(f"model: is larger than {MAX_PAYLOAD_BYTES >> 20} MiB.", param="model")
     try:
         data = json.loads(payload)
-    except (ValueError, RecursionError) as error:
+        payload.encode()  # halves of characters could not be written back,
+        orjson.dumps(data)  # nor could those that are escaped, nor numbers beyond 64 bits
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadRequest(f"model: is not valid JSON: {error}.", param="model") from error
     if not isinstance(data, dict):
         raise BadRequest("model: must be a JSON object that describes a family.", param="model")
@@ -391,8 +394,8 @@ def _validate(kind: type[_Parsed], data: dict[str, Any]) -> _Parsed:
             )
         elif problem["type"] == "missing":
             text = "missing"
-        texts.append(f"{place}: {text.rstrip('.')}")
-    raise BadRequest(f"{'. '.join(texts)}.", param=places[0])
+        texts.append(f"{place}: {text}" if text.endswith((".", "?")) else f"{place}: {text}.")
+    raise BadRequest(" ".join(texts), param=places[0])
 
 
 def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

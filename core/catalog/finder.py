@@ -166,9 +166,6 @@ class Finder:
         if not variant.sources:  # it needs no files
             nothing = Inspected(files=ModelFiles(path="", format=variant.format), quantization=quantization)
             return Form(variant=variant, quantization=quantization, source=None, found=nothing)
-        if not variant.sources:  # an engine may need no files
-            nothing = Inspected(files=ModelFiles(path="", format=variant.format), quantization=quantization)
-            return Form(variant=variant, quantization=quantization, source=None, found=nothing)
         local = [source for source in variant.sources if source.hub == _FILE_HUB and _holds(source, quantization)]
         for source in local:
             path = source_path(source, quantization)

@@ -14,7 +14,7 @@ import click
 from .. import __version__
 from ..errors import ModelrackError
 from .help import EpilogCommand
-from .output import clean
+from .output import clean, use_color
 
 __all__ = ["cli", "main", "run"]
 
@@ -41,7 +41,8 @@ Examples:
   modelrack chat --model-uid demo-chat "What is the largest animal?"
   modelrack terminate --model-uid demo-chat
 
-The server's address is --endpoint, else MODELRACK_ENDPOINT, else http://127.0.0.1:9997.
+The server's address is --endpoint, else MODELRACK_ENDPOINT, else
+http://127.0.0.1:9997.
 """
 
 
@@ -86,6 +87,7 @@ def cli(debug: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave the process with its exit code: 0, 1 for an error, 2 for a wrong call."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # half a character of a model must not end a command
@@ -97,10 +99,21 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream was closed: a socket or the store would get its number else."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  # for as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an error is written to stderr with its remedy, without traceback."""
     try:
-        result: Any = cli.main(list(arguments), prog_name="modelrack", standalone_mode=False)
+        result: Any = cli.main(list(arguments), prog_name="modelrack", standalone_mode=False, color=use_color())
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -126,7 +139,7 @@ def _show(error: Exception) -> None:
         if not isinstance(error, ModelrackError | RuntimeError | OSError | ValueError):
             message = f"{type(error).__name__}: {message}"
             remedy = "This should not happen. Run it again as `modelrack --debug …` to see where it comes from."
-    click.echo(f"{click.style('Error:', fg='red')} {clean(message)}", err=True)
+    click.echo(f"{click.style('Error:', fg='red')} {clean(message)}", err=True, color=use_color())
     if remedy:
         click.echo(clean(remedy), err=True)
 

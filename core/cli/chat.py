@@ -16,23 +16,24 @@ from .talk import Answer, choose_model, read_text, show_stream
     context_settings=CONTEXT,
     short_help="Chat with a model.",
     epilog="""
-Without a question it is a conversation: /help lists its commands, Ctrl-C stops an answer, Ctrl-D leaves. A line that
-ends with \\ goes on in the next; so does everything between two lines of \"\"\".
+Without a question it is a conversation: /help lists its commands, Ctrl-C stops
+an answer, Ctrl-D leaves. A line that ends with \\ goes on in the next; so does
+everything from \"\"\" to \"\"\".
 
 Examples:
   modelrack chat
   modelrack chat --model-name demo-chat
   modelrack chat --model-uid demo-chat "What is the largest animal?"
-  git diff | modelrack chat -u qwen3 --system "Write a commit message for this diff."
+  git diff | modelrack chat -u qwen3 --system "Write a commit message."
 """,
 )
 @click.argument("question", nargs=-1)
 @click.option("-u", "--model-uid", metavar="UID", help="The model; default: the only one that can chat.")
 @click.option("-n", "--model-name", metavar="NAME", help="A model by name; launched if it is not running.")
 @click.option("--system", metavar="TEXT", help="The system message.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens of an answer at most.")
-@click.option("--temperature", type=float, help="0 is greedy.")
-@click.option("--top-p", type=float, help="Nucleus to sample from.")
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer at most.")
+@click.option("--temperature", type=float, metavar="T", help="0 is greedy.")
+@click.option("--top-p", type=float, metavar="P", help="Nucleus to sample from.")
 @click.option("--thinking/--no-thinking", "enable_thinking", default=None, help="Switch a hybrid model's reasoning.")
 @click.option("--stream", type=bool, default=True, show_default=True, help="Show the answer as it comes.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tokens per second.")

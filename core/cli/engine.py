@@ -52,6 +52,9 @@ def engine(
         for name, forms in engines.items()
         if model_engine is None or model_engine.lower() == name.lower()
     }
+    if model_engine is not None and not found:
+        known = ", ".join(engines) or "none"
+        raise click.ClickException(f"There is no engine '{model_engine}' for {model_type} models; there is: {known}.")
     # The options are part of the plugins' description: for a server on this machine they can be read without asking it.
     options = (
         _options([name for name, forms in found.items() if forms and not isinstance(forms, str)]) if is_here else {}
@@ -132,4 +135,6 @@ def _type(facts: dict[str, Any]) -> str:
         return " | ".join(str(value) for value in facts.get("enum", [facts.get("const")]))
     if "anyOf" in facts:
         return " | ".join(_type(item) for item in facts["anyOf"] if item.get("type") != "null")
+    if facts.get("type") == "array":
+        return "list"
     return str(facts.get("type") or facts.get("$ref", "").rpartition("/")[2] or "any")

@@ -18,16 +18,18 @@ from .talk import Answer, choose_model, read_text, show_stream
     epilog="""
 Examples:
   modelrack generate --model-uid demo-chat "The largest animal is"
-  modelrack generate -u demo-chat --max-tokens 32 --temperature 0 --json "Once upon a time"
+  modelrack generate -u demo-chat --max-tokens 32 --json "Once upon a time"
   cat story.txt | modelrack generate -u demo-chat
 """,
 )
 @click.argument("prompt", nargs=-1)
 @click.option("-u", "--model-uid", metavar="UID", help="The model; default: the only one that can generate.")
 @click.option("-n", "--model-name", metavar="NAME", help="A model by name; launched if it is not running.")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens at most.")
-@click.option("--temperature", type=float, help="0 is greedy.")
-@click.option("--top-p", type=float, help="Nucleus to sample from.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="Limit of tokens."
+)
+@click.option("--temperature", type=float, metavar="T", help="0 is greedy.")
+@click.option("--top-p", type=float, metavar="P", help="Nucleus to sample from.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End at this text; repeatable.")
 @click.option("--stream", type=bool, default=True, show_default=True, help="Show the text as it comes.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tokens per second.")

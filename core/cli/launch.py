@@ -24,17 +24,18 @@ JSON_STARTS = ("[", "{")
     context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_extra_args": True},
     short_help="Launch a model.",
     epilog="""
-Further `--key value` pairs are options of the engine (`modelrack engine -n NAME` lists them); a bare `--key` is true.
+Further `--key value` pairs are options of the engine; a bare `--key` is true.
+`modelrack engine -n NAME` lists them.
 
 Examples:
   modelrack launch --model-name demo-chat
-  modelrack launch --model-name qwen3 --size-in-billions 0.6 --model-engine llama.cpp --n-ctx 8192
+  modelrack launch --model-name qwen3 --size-in-billions 0.6 --n-ctx 8192
   modelrack launch --model-name ./my-model.gguf --model-uid mine
   modelrack launch --model-name demo-chat --replica 2 --no-wait
 """,
 )
 @click.option(
-    "-n", "--model-name", required=True, metavar="NAME", help="A model's name, a .gguf file, folder or hub id."
+    "-n", "--model-name", required=True, metavar="NAME", help="A model's name, .gguf file, folder or hub reference."
 )
 @click.option("-t", "--model-type", default="LLM", show_default=True, metavar="TYPE", help="LLM, embedding, rerank, …")
 @click.option("-en", "--model-engine", metavar="ENGINE", help="Default: the best one that can run here.")
@@ -42,7 +43,9 @@ Examples:
 @click.option("-s", "--size-in-billions", "--model-size-in-billions", metavar="SIZE", help="Such as 7, 1.8 or 1_8.")
 @click.option("-f", "--model-format", metavar="FORMAT", help="gguf, pytorch, awq, …")
 @click.option("-q", "--quantization", metavar="NAME", help="Q4_K_M, Int4, none, …")
-@click.option("-r", "--replica", type=click.IntRange(min=1), default=1, show_default=True, help="Number of replicas.")
+@click.option(
+    "-r", "--replica", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Replicas."
+)
 @click.option(
     "--n-gpu", default="auto", show_default=True, metavar="N", help="A count, auto, or none for the CPU alone."
 )

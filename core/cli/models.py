@@ -6,19 +6,25 @@ import click
 
 from .help import EpilogCommand
 from .options import CONTEXT, connect, json_option, server_options
-from .output import print_json, print_table
+from .output import cell, clean, is_terminal, print_json, print_table
 
 COLUMNS = {
     "UID": "id",
     "Type": "model_type",
     "Name": "model_name",
     "Engine": "model_engine",
-    "Format": "model_format",
-    "Size (in billions)": "model_size_in_billions",
-    "Quantization": "quantization",
+    "Form": "form",
     "Replicas": "replica",
     "Status": "status",
 }
+
+
+def describe_form(model: dict[str, Any]) -> str:
+    """Return format, size in billions of parameters and quantization in one text: `gguf 7B Q4_K_M`."""
+    size = model.get("model_size_in_billions")
+    quantization = model.get("quantization")
+    parts = (model.get("model_format"), f"{cell(size)}B" if size else None, quantization)
+    return " ".join(part for part in parts if part and part != "none")
 
 
 @click.command(
@@ -51,7 +57,14 @@ def list_models(show_all: bool, as_json: bool, endpoint: str | None, api_key: st
     if as_json:
         print_json(rows if show_all else list(models.values()))
         return
-    print_table(list(COLUMNS), ([row.get(key) for key in COLUMNS.values()] for row in rows))
+    if rows or not is_terminal():
+        print_table(
+            list(COLUMNS),
+            ([{**row, "form": describe_form(row)}.get(key) for key in COLUMNS.values()] for row in rows),
+        )
+    for row in rows:
+        if row.get("error_message"):
+            click.echo(f"\n{row['id']}: {clean(row['error_message'])}")
     if not rows:
         click.echo("No model is running. Launch one with: modelrack launch --model-name NAME", err=True)
     waiting = sum(uid not in models for uid in status)
@@ -111,7 +124,20 @@ def cached(model_name: str | None, as_json: bool, endpoint: str | None, api_key:
     if as_json:
         print_json(models)
         return
-    keys = list(dict.fromkeys(key for model in models for key in model)) or ["model_name", "model_version", "path"]
-    print_table([key.replace("_", " ") for key in keys], ([model.get(key) for key in keys] for model in models))
+    if models or not is_terminal():
+        print_table(
+            ["Name", "Type", "Form", "Size", "Hub", "Path"],
+            (
+                [
+                    model["model_name"],
+                    model.get("model_type"),
+                    describe_form(model),
+                    f"{model.get('size_bytes', 0) / 1e6:,.0f} MB",
+                    model.get("hub"),
+                    model.get("path"),
+                ]
+                for model in models
+            ),
+        )
     if not models:
         click.echo("Nothing has been downloaded yet.", err=True)

@@ -1,12 +1,16 @@
 """What commands print: tables, JSON and text that came from elsewhere."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["cell", "clean", "is_terminal", "print_json", "print_table"]
+__all__ = ["cell", "clean", "fit_widths", "is_terminal", "print_json", "print_table", "use_color"]
+
+GAP = 2
+"""Columns of a terminal between two columns of a table."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -14,6 +18,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def is_terminal() -> bool:
     """Return whether a person reads what is printed."""
     return sys.stdout.isatty()
+
+
+def use_color() -> bool | None:
+    """Return False if the user wants none (NO_COLOR, https://no-color.org); None: the terminal decides."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def clean(text: str) -> str:
@@ -43,7 +52,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     """Print a table: fitted to a terminal, else in plain columns of which nothing is cut off."""
     texts = [[cell(value) for value in row] for row in rows]
     if is_terminal():
-        _print_rich(headers, texts, title)
+        _print_fitted(headers, texts, title)
     else:
         _print_plain(headers, texts, title)
 
@@ -57,15 +66,46 @@ def _print_plain(headers: Sequence[str], rows: list[list[str]], title: str | Non
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _print_rich(headers: Sequence[str], rows: list[list[str]], title: str | None) -> None:
+def _print_fitted(headers: Sequence[str], rows: list[list[str]], title: str | None) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(Text(header), overflow="fold")
+    console = Console()
+    columns = [[header, *(row[i] for row in rows)] for i, header in enumerate(headers)]
+    whole = [max(cell_len(text) for text in column) for column in columns]
+    words = [max(cell_len(word) for text in column for word in text.split()) for column in columns]
+    widths = fit_widths(whole, words, console.width - GAP * (len(columns) - 1))
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for header, width in zip(headers, widths, strict=True):
+        table.add_column(Text(header), width=width, overflow="fold")
     for row in rows:
         table.add_row(*(Text(text) for text in row))
-    Console().print(table)
+    console.print(table)
+
+
+def fit_widths(whole: Sequence[int], words: Sequence[int], room: int) -> list[int]:
+    """Return the widths of columns that have `room` together: texts in one line, else broken between words, and words
+    themselves (names, which somebody may want to copy) only where even the longest words do not fit side by side.
+
+    Args:
+        whole: the longest text of each column.
+        words: the longest word of each.
+    """  # noqa: D205
+    widths = list(whole)
+    while sum(widths) > room:
+        spare = [width - word for width, word in zip(widths, words, strict=True)]
+        widest = spare.index(max(spare)) if max(spare) > 0 else widths.index(max(widths))
+        if widths[widest] <= 1:
+            break
+        widths[widest] -= 1
+    return widths

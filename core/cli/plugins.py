@@ -16,7 +16,8 @@ from .output import clean, print_json, print_table
     context_settings=CONTEXT,
     short_help="List the plugins, loaded or not, and what they bring.",
     epilog="""
-MODELRACK_PLUGINS names those to load, separated by commas; default: all that are installed.
+MODELRACK_PLUGINS names those to load, separated by commas; default: all that
+are installed.
 
 Examples:
   modelrack plugins

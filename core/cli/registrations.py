@@ -43,9 +43,13 @@ def registrations(model_type: str, as_json: bool, endpoint: str | None, api_key:
     if as_json:
         print_json(families)
         return
+    if not families:
+        click.echo(f"No {model_type} model can be launched by name.", err=True)
+        click.echo("Install a plugin that brings some, or register a model of your own.", err=True)
+        return
     columns = {name: keys for name, keys in COLUMNS.items() if any(_pick(family, keys) for family in families)}
     print_table(
-        ["Type", "Name", *columns, "Is-built-in"],
+        ["Type", "Name", *columns, "Built-in"],
         (
             [
                 model_type,
@@ -56,8 +60,6 @@ def registrations(model_type: str, as_json: bool, endpoint: str | None, api_key:
             for family in families
         ),
     )
-    if not families:
-        click.echo("None. Install a catalog (pip install modelrack-llm-catalog), or register a model.", err=True)
 
 
 def _pick(family: dict[str, Any], keys: tuple[str, ...]) -> Any:
@@ -88,7 +90,9 @@ def register(
     try:
         name = json.loads(text)["model_name" if "model_name" in json.loads(text) else "name"]
     except ValueError as error:
-        raise click.BadParameter(f"{path} is no JSON: {error}", param_hint="'--file'") from error
+        raise click.BadParameter(
+            f"{'stdin' if path == '-' else path} is no JSON: {error}", param_hint="'--file'"
+        ) from error
     except (TypeError, KeyError):
         name = None  # the server says what is missing
     with connect(endpoint, api_key) as client:
@@ -103,7 +107,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"cannot read {path}: {error}", param_hint="'--file'") from error
+        reason = getattr(error, "strerror", None) or error
+        raise click.BadParameter(f"cannot read {path}: {reason}", param_hint="'--file'") from error
 
 
 @click.command(

@@ -15,18 +15,24 @@ from .options import CONTEXT
     context_settings=CONTEXT,
     short_help="Start the server.",
     epilog="""
-Ctrl-C stops it once running answers are complete; a second Ctrl-C stops it at once. Models that were running come back
-with the next start. Every option, and more settings, can be given as MODELRACK_* variables.
+Ctrl-C stops it once running answers are complete, within seconds; a second
+Ctrl-C stops it at once. Models that were running come back with the next start.
+Every option, and more settings, can be given as MODELRACK_* variables.
 
 Examples:
   modelrack serve
   modelrack serve --host 0.0.0.0 --port 9997
-  MODELRACK_API_KEYS=secret modelrack serve --home /srv/modelrack --log-format json
+  MODELRACK_API_KEYS=secret modelrack serve --home /srv/modelrack
 """,
 )
 @click.option("-H", "--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free.  [default: 9997]")
-@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of the store, logs and models.")
+@click.option("-p", "--port", type=click.IntRange(0, 65535), metavar="PORT", help="Port; 0: any free.  [default: 9997]")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the store, logs and models.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines.")
 @click.option("--no-restore", is_flag=True, help="Do not bring back the models that were running.")

@@ -10,6 +10,7 @@ import click
 
 from ..client import ClientError
 from ..client.handles import ChatHandle
+from .output import use_color
 from .talk import Answer, parse_number, show_stream
 
 __all__ = ["Session"]
@@ -96,6 +97,8 @@ class Session:
         except ClientError as error:
             click.echo()
             click.echo(f"{click.style('Error:', fg='red')} {error}", err=True)
+            if error.param in self.config:
+                click.echo(f"Take it away with: /set {error.param}", err=True)
         if self._verbose:
             click.secho(answer.figures(), dim=True)
         if answer.text or answer.is_complete:
@@ -114,7 +117,8 @@ class Session:
         for command in ("help", "clear", "system TEXT", "set [NAME [VALUE]]", "save [FILE]", "exit"):
             text = (getattr(self, f"do_{command.split()[0]}").__doc__ or "").splitlines()[0]
             click.echo(f"  /{command:<20} {text}")
-        click.echo('  Go on in the next line with \\ at the end, or between two lines of """. Ctrl-C stops an answer.')
+        click.echo('  A line that ends with \\ goes on in the next; so does all from """ to """.')
+        click.echo("  Ctrl-C stops an answer, Ctrl-D leaves.")
 
     def do_clear(self, _: str) -> None:
         """Forget the conversation so far."""
@@ -127,7 +131,7 @@ class Session:
         click.secho("System message set." if text else "No system message.", dim=True)
 
     def do_set(self, text: str) -> None:
-        """Set a field of the requests (temperature 0.2), take it away, or list them all."""
+        """Set a field of the requests, take it away, or list all."""
         name, _, value = text.partition(" ")
         if not name:
             for key, known in self.config.items():
@@ -156,7 +160,8 @@ class Session:
 
 def _prompt(text: str) -> str:
     """Return a coloured prompt; the marks keep readline from counting the colour as width."""
-    return f"\x01\x1b[36m\x02{text}\x01\x1b[0m\x02" if sys.stdout.isatty() and "readline" in sys.modules else text
+    is_plain = not sys.stdout.isatty() or "readline" not in sys.modules or use_color() is False
+    return text if is_plain else f"\x01\x1b[36m\x02{text}\x01\x1b[0m\x02"
 
 
 def _load_history() -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import click
 
 from ..client import Client
-from .output import clean
+from .output import clean, use_color
 from .progress import wait_with_progress
 
 __all__ = ["Answer", "choose_model", "launch_if_needed", "parse_number", "read_text", "show_stream"]
@@ -73,11 +73,17 @@ def launch_if_needed(client: Client, name: str) -> str:
 
 
 def read_text(words: tuple[str, ...]) -> str | None:
-    """Return the text of the command line, or of stdin if it is no terminal or `-` is given; None to ask a person."""
+    """Return the text of the command line, or of stdin if it is no terminal or `-` is given; None to ask a person.
+
+    Raises: click.UsageError: stdin is empty.
+    """
     if words and words != ("-",):
         return " ".join(words)
     if words == ("-",) or not sys.stdin.isatty():
-        return sys.stdin.read().rstrip("\n")
+        text = sys.stdin.read().rstrip("\n")
+        if not text:
+            raise click.UsageError("Nothing came on stdin; give the text as an argument, or pipe it in.")
+        return text
     return None
 
 
@@ -99,6 +105,7 @@ def show_stream(stream: Iterable[dict[str, Any]], answer: Answer, out: TextIO | 
     """
     out = out or sys.stdout
     is_tty = out.isatty()
+    dim_on, dim_off = ("", "") if use_color() is False else ("\x1b[2m", "\x1b[0m")
     dim = False
     try:
         for kind, text in _pieces(stream, answer):
@@ -114,14 +121,14 @@ def show_stream(stream: Iterable[dict[str, Any]], answer: Answer, out: TextIO | 
                 text = clean(text)
                 if (kind == "reasoning") is not dim:
                     dim = not dim
-                    out.write("\x1b[2m" if dim else "\x1b[0m\n\n")
+                    out.write(dim_on if dim else f"{dim_off}\n\n")
             out.write(text)
             out.flush()
         answer.is_complete = True
     finally:
         answer.seconds = time.perf_counter() - answer.started
         if dim:
-            out.write("\x1b[0m")
+            out.write(dim_off)
         out.flush()
     return answer
 

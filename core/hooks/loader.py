@@ -12,6 +12,7 @@ from typing import Any
 import pluggy
 
 from . import specs
+from .checks import InvalidValue, check_value
 from .types import Engine, Family, Hub, InstanceEvent, ModelFiles, ModelType
 
 __all__ = ["PluginRow", "Plugins", "load_plugins"]
@@ -19,6 +20,7 @@ __all__ = ["PluginRow", "Plugins", "load_plugins"]
 log = logging.getLogger(__name__)
 
 CORE_PLUGIN = "builtin"
+PREFIXES = ("register_", "resolve_", "on_")
 
 
 @dataclass(slots=True)
@@ -151,13 +153,15 @@ class Plugins:
             _check_spelling(module)
             self._manager.register(module, name=entry.name)
             self._manager.check_pending()
+            row.hooks = sorted(caller.name for caller in self._manager.get_hookcallers(module) or ())
+            if not row.hooks:
+                raise UnknownHook(_without_hooks(module))
         except BaseException as error:  # an import may even raise SystemExit; it costs this plugin only
             if isinstance(error, KeyboardInterrupt):
                 raise
             self._fail(row, error)
             return
         self._modules.append((entry.name, module))
-        row.hooks = sorted(caller.name for caller in self._manager.get_hookcallers(module) or ())
 
     def _fail(self, row: PluginRow, error: BaseException) -> None:
         plugin = self._manager.get_plugin(row.name)
@@ -191,6 +195,23 @@ class Plugins:
             self.families.extend((name, family) for family in families)
             row.families = [family.name for family in families]
 
+    def _check_types(self) -> None:
+        """Tell the owners of families and engines whose model type nobody brings."""
+        brought: dict[str, dict[str, str]] = {}
+        for owner, family in self.families:
+            brought.setdefault(owner, {}).setdefault(family.model_type, f"family '{family.name}'")
+        for name, engine in self.engines.items():
+            if not any(model_type in self.model_types for model_type in engine.model_types):
+                unknown = ", ".join(engine.model_types)
+                brought.setdefault(self._owners["engine", name], {}).setdefault(unknown, f"engine '{name}'")
+        for owner, types in brought.items():
+            for unknown, what in types.items():
+                if unknown not in self.model_types:
+                    reason = f"{what} is of the model type '{unknown}', which no plugin brings"
+                    close = next((known for known in self.model_types if known.lower() == unknown.lower()), None)
+                    known = ", ".join(self.model_types)
+                    self.add_problem(owner, reason, f"Did you mean '{close}'?" if close else f"There are: {known}.")
+
     def _call(self, module: object, hook: str, kind: type) -> list[Any]:
         implementation = next(
             (impl for impl in getattr(self._manager.hook, hook).get_hookimpls() if impl.plugin is module), None
@@ -199,11 +220,14 @@ class Plugins:
             return []
         result = implementation.function()
         if not isinstance(result, Iterable) or isinstance(result, str | bytes):
-            raise TypeError(f"{hook} must return a list of {kind.__name__}, not {type(result).__name__}")
+            raise InvalidValue(f"{hook} must return a list of {kind.__name__}, not {type(result).__name__}")
         values = list(result)
         for value in values:
             if not isinstance(value, kind):
-                raise TypeError(f"{hook} must return a list of {kind.__name__}, but it holds a {type(value).__name__}")
+                raise InvalidValue(
+                    f"{hook} must return a list of {kind.__name__}, but it holds a {type(value).__name__}"
+                )
+            check_value(value)
         return values
 
     def _take(
@@ -263,6 +287,7 @@ def load_plugins(only: str | None = None) -> Plugins:
         remedy = f"Did you mean '{close[0]}'?" if close else "Install it, or leave it out of MODELRACK_PLUGINS."
         plugins.rows.append(PluginRow(name=name, problems=[("not installed", remedy)], is_failed=True))
     plugins._collect()
+    plugins._check_types()
     return plugins
 
 
@@ -309,7 +334,7 @@ def _check_spelling(module: object) -> None:
     known = {
         name: tuple(inspect.signature(value).parameters)
         for name, value in vars(specs).items()
-        if name.startswith(("register_", "resolve_", "on_"))
+        if name.startswith(PREFIXES)
     }
     for name, value in vars(module).items():
         if not callable(value) or not hasattr(value, f"{specs.GROUP}_impl"):
@@ -324,6 +349,14 @@ def _check_spelling(module: object) -> None:
             raise UnknownHook(f"hook '{hook}' has no argument '{extra[0]}'; it has: {', '.join(known[hook]) or 'none'}")
 
 
+def _without_hooks(module: object) -> str:
+    """Say why nothing of a module is called."""
+    unmarked = [name for name in vars(specs) if name.startswith(PREFIXES) and callable(getattr(module, name, None))]
+    if unmarked:
+        return f"'{unmarked[0]}' is not marked with @hookimpl, so it is no hook"
+    return f"no hook in {getattr(module, '__name__', module)}: mark functions with @hookimpl of modelrack.hooks"
+
+
 def _with_known_arguments(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
     accepted = frozenset(names)
     return lambda **arguments: function(**{key: value for key, value in arguments.items() if key in accepted})
@@ -335,10 +368,14 @@ def _explain(row: PluginRow, error: BaseException) -> tuple[str, str]:
     if isinstance(error, IncompatibleApi):
         return str(error), f"Install matching versions: pip install --upgrade modelrack {distribution}"
     if isinstance(error, UnknownHook | pluggy.PluginValidationError):
-        return str(error), f"Correct the hook's name in {distribution}, or upgrade modelrack."
+        return str(error), f"Correct the hook in {distribution}, or upgrade modelrack."
+    if isinstance(error, InvalidValue):
+        return str(error), f"Correct it in {distribution}, or upgrade modelrack."
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         return f"import failed: {error}", f"Install what it needs (module '{top}'), or reinstall {distribution}."
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        place = ""  # its text has it
     return f"{type(error).__name__}: {error}{place}", f"Report it to the authors of {distribution}, or uninstall it."

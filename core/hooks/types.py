@@ -38,7 +38,7 @@ class Options(BaseModel):
     Unknown keys are refused, by name. Values from the command line arrive as strings and are coerced.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

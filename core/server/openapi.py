@@ -23,8 +23,14 @@ def load_class(path: str) -> type[BaseModel]:
     return loaded
 
 
-def describe_inference(app: FastAPI, model_types: Iterable[ModelType]) -> Callable[[], dict[str, Any]]:
-    """Return a maker of the OpenAPI document, inference routes included; it imports their models when called."""
+def describe_inference(
+    app: FastAPI, model_types: Iterable[ModelType], wants_key: bool = False
+) -> Callable[[], dict[str, Any]]:
+    """Return a maker of the OpenAPI document, inference routes included; it imports their models when called.
+
+    Args:
+        wants_key: describe the key that clients must send.
+    """
     build = app.openapi
     routes = [(model_type.name, route) for model_type in model_types for route in model_type.routes]
 
@@ -35,9 +41,15 @@ def describe_inference(app: FastAPI, model_types: Iterable[ModelType]) -> Callab
         app.openapi_schema = None
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         _tell_bad_input(document["paths"], schemas)
+        _summarize(document["paths"])
         for type_name, route in routes:
             schemas.update(_schemas(route))
             document["paths"].setdefault(route.path, {})["post"] = _operation(type_name, route)
+        inference = dict.fromkeys(f"inference: {type_name}" for type_name, _ in routes)
+        document["tags"] = [{"name": name} for name in (*inference, "models", "registrations", "server", "requests")]
+        if wants_key:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
         app.openapi_schema = document
         return document
 
@@ -55,6 +67,18 @@ def _tell_bad_input(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
                 )
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+
+
+def _summarize(paths: dict[str, Any]) -> None:
+    """Let the summary of a management route be what its function says, where FastAPI takes the function's name."""
+    for operations in paths.values():
+        for operation in operations.values():
+            first, _, rest = operation.get("description", "").partition("\n")
+            if first:
+                operation["summary"] = first
+                operation.pop("description")
+                if rest.strip():
+                    operation["description"] = rest.strip()
 
 
 def _schemas(route: Route) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
+import orjson
+
 from ..errors import ModelrackError, NotReady
-from .contract import Handler, Job, Loader
+from .contract import Job, Loader
 from .host import Host, render_error
 from .http import HttpServer
 from .lease import watch_lease
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _FAILED_S = 1.0
 """How long a worker whose load failed keeps telling why, if nobody asks."""
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""Errors whose text alone says little: `KeyError('x')` is `'x'`."""
 _LEASE_GRACE_S = 5.0
 """How long a worker without a lease may take to close."""
 
@@ -130,9 +134,13 @@ class Worker:
         loader: Loader = import_dotted(path)(self.job.plan)
         self.loader = loader
         self.report(0.0, "loading")
-        handlers: Mapping[str, Handler] = loader.load(self.report)
-        self.host.bind(handlers)
-        self.facts = loader.describe()
+        loaded: Any = loader.load(self.report)
+        made = list(loaded.values()) if isinstance(loaded, Mapping) else [None]
+        if any(isinstance(handler, type) or not callable(handler) for handler in made):
+            raise TypeError(f"{path}.load must return handlers by ability, such as {{'chat': Chat()}}, not {loaded!r}")
+        self.host.bind(loaded)
+        # What cannot be told as JSON is a failure of the load, not of every answer to "how are you".
+        self.facts = orjson.loads(orjson.dumps(dict(loader.describe()), default=str))
 
     async def _fail(self, error: BaseException | None) -> int:
         assert error is not None
@@ -141,6 +149,8 @@ class Worker:
         else:
             traceback.print_exception(error)
             reason = str(error) or type(error).__name__
+            if isinstance(error, _BUGS):
+                reason = f"{type(error).__name__}: {error}"
         self.error = " ".join(reason.split())
         self.state = "failed"
         self.host.refuse(NotReady(f"Model '{self.job.plan.model_uid}' could not be loaded: {self.error}"))

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +324,29 @@ def test_a_registration_that_is_spoilt_is_left_out(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         assert Catalog(llm_plugins(), tmp_path).families("LLM") == []
     assert all(name in caplog.text for name in ("torn.json", "list.json", "other.json"))
+
+
+def test_what_somebody_put_among_the_registrations_holds_nobody_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pipe without a writer, an endless device, a file of gigabytes: none is read."""
+    folder = tmp_path / "LLM"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.json")
+    (folder / "zero.json").symlink_to("/dev/zero")
+    (folder / "loop.json").symlink_to("loop.json")
+    (folder / "folder.json").mkdir()
+    (folder / "deep.json").write_text("[" * 200_000)
+    with (folder / "huge.json").open("wb") as huge:
+        huge.truncate(1 << 33)
+    assert Catalog(llm_plugins(), tmp_path).families("LLM") == []
+    assert len(caplog.records) == 6
+
+
+@pytest.mark.parametrize("text", ['{"model_name": "\\ud800"}', '{"context_length": NaN}', "[" * 100_000])
+def test_a_registration_that_could_not_be_written_back_is_refused(catalog: Catalog, text: str) -> None:
+    with pytest.raises(BadRequest):
+        catalog.register("LLM", text, persist=True)
 
 
 def test_of_many_registrations_of_one_name_one_wins(catalog: Catalog) -> None:

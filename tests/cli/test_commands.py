@@ -83,17 +83,35 @@ def test_launch_list_terminate(server: Server) -> None:
     done = run(environment, "launch", "--model-name", "echo", "--model-uid", "cli-one", "--token-delay-s", "0.001")
     assert done.stdout == "Model uid: cli-one\n"
     header, _, *rows = run(environment, "list").stdout.splitlines()
-    assert re.split(r"\s\s+", header) == [
-        *("UID", "Type", "Name", "Engine", "Format", "Size (in billions)", "Quantization", "Replicas", "Status")
-    ]
+    assert re.split(r"\s\s+", header) == ["UID", "Type", "Name", "Engine", "Form", "Replicas", "Status"]
     row = next(row for row in rows if row.startswith("cli-one "))
-    assert row.split() == ["cli-one", "LLM", "echo", "echo", "echo", "-", "none", "1", "READY"]
+    assert row.split() == ["cli-one", "LLM", "echo", "echo", "echo", "1", "READY"]
     models = run_json({**clean_environment()}, "list", "--endpoint", server.url)
     assert "cli-one" in [model["id"] for model in models]
     assert run(environment, "terminate", "--model-uid", "cli-one").stdout == "Terminated: cli-one\n"
     assert "cli-one" not in run(environment, "list").stdout
     done = run(environment, "terminate", "--model-uid", "cli-one", code=1)
     assert "cli-one" in done.stderr
+
+
+def test_nothing_on_stdin_is_said(server: Server) -> None:
+    for name in ("chat", "generate"):
+        assert "Nothing came on stdin" in run(server.environment, name, stdin="", code=2).stderr
+
+
+def test_an_unknown_engine_is_said(server: Server) -> None:
+    done = run(server.environment, "engine", "-n", "echo", "-en", "ecko", code=1)
+    assert "There is no engine 'ecko' for LLM models; there is: " in done.stderr
+    assert done.stdout == ""
+
+
+def test_list_all_gives_the_reason_of_a_failure(server: Server) -> None:
+    environment = server.environment
+    run(environment, "launch", "-n", "echo", "-u", "cli-broken", "--load-failure", "no luck today", code=1)
+    lines = run(environment, "list", "--all").stdout.splitlines()
+    assert any(line.startswith("cli-broken ") and line.endswith("ERROR") for line in lines)
+    assert any(line.startswith("cli-broken: ") and "no luck today" in line for line in lines)
+    run(environment, "terminate", "cli-broken")
 
 
 def test_launch_as_json_with_both_spellings(server: Server) -> None:

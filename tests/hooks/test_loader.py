@@ -90,7 +90,7 @@ def test_an_exact_name_wins_over_an_alias(site: Site) -> None:
         (
             "from modelrack.hooks import hookimpl\n@hookimpl\ndef register_engine(): return []",
             "did you mean 'register_engines'?",
-            "Correct the hook's name",
+            "Correct the hook",
         ),
         (
             "from modelrack.hooks import hookimpl\n@hookimpl\ndef resolve_model(reference): return None",
@@ -105,7 +105,24 @@ def test_an_exact_name_wins_over_an_alias(site: Site) -> None:
         (
             "from modelrack.hooks import hookimpl\n@hookimpl\ndef register_families(): return ['x']",
             "must return a list of Family",
-            "authors",
+            "Correct it in modelrack-broken",
+        ),
+        ("def register_engines(): return []", "'register_engines' is not marked with @hookimpl", "Correct"),
+        ("ANSWER = 42", "no hook in site_broken_own", "Correct"),
+        (
+            good(engine="x").replace('("colour",)', '"colour"'),
+            "Engine 'x': model_types must be tuple[str, ...], not 'colour'",
+            "Correct it",
+        ),
+        (
+            good(engine="x").replace('loader="m:L"', 'loader="m.L"'),
+            "PythonWorker: loader must be a dotted path 'package.module:Name', not 'm.L'",
+            "Correct it",
+        ),
+        (
+            good(engine="x").replace("accepts=lambda c, m: None", "accepts=None"),
+            "Engine 'x': accepts must be Callable[[Candidate, Machine], str | None], not None",
+            "Correct it",
         ),
         ("MODELRACK_API = 99", "plugin API 99", "pip install --upgrade modelrack modelrack-broken"),
     ],
@@ -120,6 +137,17 @@ def test_a_broken_plugin_costs_only_itself(site: Site, code: str, reason: str, r
     assert remedy in row["remedy"]
     assert plugins.row("paint").state == "loaded"
     assert list(plugins.engines) == ["paint"]
+
+
+def test_an_unknown_model_type_is_told(site: Site) -> None:
+    site.add(
+        "paint",
+        good().replace('[Family(name="red", model_type="colour")]', '[Family(name="red", model_type="Colour")]'),
+    )
+    row = load_plugins("paint").row("paint").to_json()
+    assert row["state"] == "partial"
+    assert row["failure"] == "family 'red' is of the model type 'Colour', which no plugin brings"
+    assert row["remedy"] == "Did you mean 'colour'?"
 
 
 def test_a_name_that_is_taken_is_refused_naming_the_owner(site: Site) -> None:

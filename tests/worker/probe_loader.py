@@ -123,6 +123,10 @@ class ProbeLoader(Loader):
             raise LaunchFailed(str(options["fail"]), remedy="Do something.")
         if options.get("break"):
             raise ValueError(str(options["break"]))
+        if options.get("miss"):
+            raise KeyError(str(options["miss"]))
+        if options.get("returns_class"):
+            return {"generate": Probe}  # type: ignore[dict-item]
         if options.get("exit"):
             sys.exit(3)
         if options.get("steal_signals"):

@@ -35,9 +35,16 @@ def test_it_answers_while_it_loads(start_worker: StartWorker, folder: Path) -> N
     [
         ({"fail": "the disk is\n made of cheese"}, None, "the disk is made of cheese"),
         ({"break": "five is no number"}, None, "five is no number"),
+        ({"miss": "tokens"}, None, "KeyError: 'tokens'"),
+        (
+            {"returns_class": True},
+            None,
+            "TypeError: probe_loader:ProbeLoader.load must return handlers by ability, such as {'chat': Chat()}, "
+            "not {'generate': <class 'probe_loader.Probe'>}",
+        ),
         ({"exit": True}, None, "SystemExit: 3"),
         ({}, "no_such_module:Loader", "No module named 'no_such_module'"),
-        ({}, "probe_loader:Nobody", "module 'probe_loader' has no attribute 'Nobody'"),
+        ({}, "probe_loader:Nobody", "AttributeError: module 'probe_loader' has no attribute 'Nobody'"),
     ],
 )
 def test_a_failed_load(start_worker: StartWorker, options: dict[str, object], loader: str | None, reason: str) -> None:
