@@ -4,33 +4,46 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, FiniteFloat, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 __all__ = ["Settings", "get_settings"]
 
 
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # as in a container that runs as a user whom nobody has entered
+        raise ValueError(f"there is no home folder for {path}: give the full path of a folder") from error
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+"""A folder by its full path: workers have another working directory, and no shell has expanded `~` in a variable."""
+
+
 class Settings(BaseSettings):
     """Settings with their defaults; each is read from `MODELRACK_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="MODELRACK_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="MODELRACK_", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    home: Path = Field(Path.home() / ".modelrack", description="Folder of the store, logs, sockets and environments.")
-    cache: Path | None = Field(
+    home: Folder = Field(
+        Path("~/.modelrack"), validate_default=True, description="Folder of the store, logs, sockets and environments."
+    )
+    cache: Folder | None = Field(
         None, description="Folder of downloaded models; default: `models` under the home folder."
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(9997, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Keys that clients must send, comma-separated."
     )
     plugins: str | None = Field(None, description="Comma-separated names of the plugins to load; default: all.")
-    max_body_mb: float = Field(64, gt=0, description="Largest request body, in MiB; above: 413.")
-    lease_s: float = Field(60, gt=0, description="Seconds after which a worker without a server ends itself.")
-    start_stall_s: float = Field(120, gt=0, description="Seconds a start may go without any progress.")
-    start_limit_s: float = Field(3600, gt=0, description="Seconds a start may take at most.")
-    drain_s: float = Field(30, ge=0, description="Seconds a stopping worker may take to answer what it has.")
-    stop_s: float = Field(5, ge=0, description="Seconds between SIGTERM and SIGKILL.")
+    max_body_mb: FiniteFloat = Field(64, gt=0, description="Largest request body, in MiB; above: 413.")
+    lease_s: FiniteFloat = Field(60, gt=0, description="Seconds after which a worker without a server ends itself.")
+    start_stall_s: FiniteFloat = Field(120, gt=0, description="Seconds a start may go without any progress.")
+    start_limit_s: FiniteFloat = Field(3600, gt=0, description="Seconds a start may take at most.")
+    drain_s: FiniteFloat = Field(30, ge=0, description="Seconds a stopping worker may take to answer what it has.")
+    stop_s: FiniteFloat = Field(5, ge=0, description="Seconds between SIGTERM and SIGKILL.")
     restart_limit: int = Field(5, ge=0, description="Starts that may fail in a row before a model is given up.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")

@@ -4,19 +4,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..api.launch import LaunchRequest
 from ..catalog.download import FetchProgress, fetch
+from ..catalog.names import expand_home
 from ..catalog.resolution import Resolved, complete
 from ..errors import LaunchCancelled, LaunchFailed, ModelrackError, NotReady
 from ..hooks.loader import Plugins
 from ..hooks.types import LoadPlan, Machine, ModelFiles
 from ..settings import Settings
 from .directory import Target
+from .home import Home
 from .policy import overall_progress, place
-from .replica import Home, Replica, ReplicaSpec
+from .replica import Replica, ReplicaSpec
 from .state import State
 from .store import InstanceRecord, Store, WorkerRecord
 
@@ -66,6 +67,7 @@ class Instance:
         self.is_stopping = False
         self._context = context
         self._files: ModelFiles | None = resolved.files
+        self._adopted: dict[int, WorkerRecord] = {}
         self._prepare: asyncio.Task[None] | None = None
         # A waiter is not obliged to exist: the failure also stays with the record.
         self.outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
@@ -131,9 +133,10 @@ class Instance:
 
     def begin(self, adopted: Sequence[WorkerRecord] = ()) -> None:
         """Make the files ready and start the replicas; `adopted` are workers of an earlier server."""
-        self._prepare = asyncio.get_running_loop().create_task(self._begin(adopted), name=f"launch {self.model_uid}")
+        self._adopted = {worker.replica_id: worker for worker in adopted}
+        self._prepare = asyncio.get_running_loop().create_task(self._begin(), name=f"launch {self.model_uid}")
 
-    async def _begin(self, adopted: Sequence[WorkerRecord]) -> None:
+    async def _begin(self) -> None:
         try:
             if self._files is None:
                 self._context.changed(self, None)
@@ -141,7 +144,7 @@ class Instance:
                 model_type = self._context.plugins.model_types[self.resolved.family.model_type]
                 self.resolved = await asyncio.to_thread(complete, self.resolved, files, model_type)
                 self._files = self.resolved.files
-            self.scale(self.record.replicas, adopted)
+            self.scale(self.record.replicas)
         except asyncio.CancelledError:
             raise
         except ModelrackError as error:
@@ -156,16 +159,15 @@ class Instance:
 
         return await fetch(self.resolved, self._context.plugins.hubs, self._context.settings.cache_dir, report)
 
-    def scale(self, replica_ids: Sequence[int], adopted: Sequence[WorkerRecord] = ()) -> None:
-        """Start the replicas that are wanted and not there yet."""
+    def scale(self, replica_ids: Sequence[int]) -> None:
+        """Start the replicas that are wanted and not there yet; each takes over its worker of an earlier server."""
         if self._files is None or self.is_stopping or self.failure is not None:
             return
-        workers = {worker.replica_id: worker for worker in adopted}
         for replica_id in replica_ids:
             if replica_id not in self.replicas:
                 replica = self._replica(replica_id, self._files)
                 self.replicas[replica_id] = replica
-                replica.start(workers.get(replica_id))
+                replica.start(self._adopted.pop(replica_id, None))
 
     def _replica(self, replica_id: int, files: ModelFiles) -> Replica:
         request, resolved, context = self.request, self.resolved, self._context
@@ -179,7 +181,7 @@ class Instance:
             options=resolved.options,
             accelerators=place(context.machine(), request.n_gpu, request.gpu_indices),
             request_defaults={} if request.enable_thinking is None else {"enable_thinking": request.enable_thinking},
-            lora=tuple((adapter.lora_name, str(Path(adapter.local_path).expanduser())) for adapter in adapters),
+            lora=tuple((adapter.lora_name, str(expand_home(adapter.local_path))) for adapter in adapters),
         )
         spec = ReplicaSpec(
             model_uid=self.model_uid,

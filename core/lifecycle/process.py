@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,17 @@ from typing import Any
 import orjson
 import psutil
 
-__all__ = ["OWNER_VARIABLE", "Process", "Status", "ask_status", "kill_stray", "last_lines", "spawn"]
+__all__ = [
+    "OWNER_VARIABLE",
+    "Process",
+    "Status",
+    "ask_status",
+    "birth",
+    "is_running",
+    "kill_stray",
+    "last_lines",
+    "spawn",
+]
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +76,7 @@ class Process:
     @classmethod
     def adopt(cls, pid: int, created: float) -> "Process | None":
         """Take over a process by pid; None if it has ended, or the pid is another process's by now."""
-        try:
-            if abs(psutil.Process(pid).create_time() - created) > 0.05:
-                return None
-        except psutil.Error:
-            return None
-        return cls(pid, created)
+        return cls(pid, created) if is_running(pid, created) else None
 
     @property
     def is_running(self) -> bool:
@@ -149,11 +153,7 @@ class Process:
     def _is_alive(self) -> bool:
         if self._child is not None:
             return self._child.poll() is None
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+        return is_running(self.pid, self.created)
 
     def _reap(self) -> None:
         if self._child is not None:
@@ -164,6 +164,28 @@ class Process:
         else:
             _kill_group_members(self.pid)
         self._exited.set()
+
+
+def is_running(pid: int | None, created: float | None) -> bool:
+    """Return whether a process still runs; another one that has its pid by now was created at another time."""
+    if pid is None or created is None:
+        return False
+    try:
+        return abs(birth(pid) - created) < 0.05 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):
+        return False
+
+
+def birth(pid: int) -> float:
+    """Return when a process was created, in seconds on a clock that nobody sets: on Linux since the system's start.
+
+    Raises: OSError or psutil.Error: there is no such process.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except FileNotFoundError:
+        return psutil.Process(pid).create_time()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[str, str]) -> Process:
@@ -178,11 +200,7 @@ def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[st
         child = subprocess.Popen(
             argv, cwd=run_dir, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-    try:
-        created = psutil.Process(child.pid).create_time()
-    except psutil.Error:
-        created = time.time()
-    return Process(child.pid, created, child)
+    return Process(child.pid, birth(child.pid), child)  # it is there even if it has ended: nobody has reaped it
 
 
 async def ask(socket: str, path: str, timeout_s: float) -> tuple[int, bytes]:
@@ -232,7 +250,7 @@ def last_lines(path: Path, start: int = 0, count: int = 20) -> list[str]:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(start, size - _TAIL_BYTES))
+            file.seek(max(start if start <= size else 0, size - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []
@@ -254,8 +272,8 @@ def kill_stray(owner: str, known: Sequence[int]) -> list[int]:
     """
     killed = []
     for process in _owned(owner):
-        if process.pid not in known and os.getpgid(process.pid) not in known:
-            with contextlib.suppress(psutil.Error, OSError):
+        with contextlib.suppress(psutil.Error, OSError):  # it may end meanwhile
+            if process.pid not in known and os.getpgid(process.pid) not in known:
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
     return killed

@@ -2,41 +2,40 @@
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import logging
 import os
 import re
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from ..api.launch import UID_PATTERN, LaunchRequest
 from ..catalog.catalog import Catalog
+from ..catalog.names import expand_home
 from ..catalog.resolution import Resolved, resolve
-from ..errors import AlreadyExists, BadRequest, Conflict, ModelNotFound, ModelrackError, NotFound
+from ..errors import AlreadyExists, BadRequest, ModelNotFound, ModelrackError, NotFound
 from ..hooks.loader import Plugins
 from ..hooks.types import InstanceEvent, Machine
 from ..settings import Settings
 from .directory import Directory
+from .home import lock_home, open_home
 from .instance import Context, Instance
 from .policy import place
-from .process import Process, kill_stray
-from .replica import Home, Replica
+from .process import Process, is_running, kill_stray
+from .replica import Replica
 from .state import State
-from .store import InstanceRecord, Store, WorkerRecord
+from .store import InstanceRecord, Store, StoreFailed, WorkerRecord
 
 __all__ = ["Rack"]
 
 log = logging.getLogger(__name__)
 
+RECONCILE_S = 5.0
+"""Seconds after which wishes are compared with what is there even if nothing has happened."""
+
 FAILED_KEPT = 100
 """Failed launches that are still listed."""
-
-_SOCKET_PATH_BYTES = 90
 
 
 class Rack:
@@ -59,15 +58,15 @@ class Rack:
         self.directory = directory
         self.machine = machine
         self.started_ts = time.time()
-        self.is_restored = False
+        self._restored = asyncio.Event()
         self._instances: dict[str, Instance] = {}
         self._failed: dict[str, Instance] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._telling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="events")
-        self._lock = _lock_home(settings.home)
-        self.home = _home(settings.home)
+        self._lock = lock_home(settings.home)
+        self.home = open_home(settings.home)
         self.store = Store(settings.home / "state.db")
         self._context = Context(settings, self.store, self.home, plugins, machine, self._on_change)
 
@@ -83,6 +82,11 @@ class Rack:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep_lease()), loop.create_task(self._run(restore))]
 
+    @property
+    def is_restored(self) -> bool:
+        """Return whether the models of an earlier server have been taken up again."""
+        return self._restored.is_set()
+
     async def close(self, drain_s: float | None = None) -> None:
         """Stop all workers; what was launched stays in the store and comes back with the next server."""
         for task in self._tasks:
@@ -93,6 +97,12 @@ class Rack:
         self._telling.shutdown(wait=True, cancel_futures=True)
         self.store.close()
         os.close(self._lock)
+
+    def release_waiters(self, error: ModelrackError) -> None:
+        """Answer whoever waits for a launch with an error; the launches themselves go on."""
+        for instance in self._instances.values():
+            if not instance.outcome.done():
+                instance.outcome.set_exception(error)
 
     def kill(self) -> None:
         """End all workers at once; `close` then returns soon."""
@@ -105,30 +115,41 @@ class Rack:
             await self._restore(restore)
         except Exception:
             log.exception("models of an earlier server could not be restored")
-        self.is_restored = True
+        self._restored.set()
         while True:
-            self._reconcile()
-            await self._wake.wait()
+            try:
+                self._reconcile()
+            except StoreFailed as error:
+                log.error("%s", error.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RECONCILE_S)
             self._wake.clear()
 
     async def _restore(self, restore: bool) -> None:
-        workers = self.store.workers()
         records = self.store.instances()
         for record in records:
             if not record.is_wanted or not restore:
                 self.store.remove_instance(record.model_uid)
         kept = [record for record in records if record.is_wanted and restore]
-        wanted = {record.model_uid for record in kept}
-        adoptable = [worker for worker in workers if worker.model_uid in wanted]
-        for worker in workers:
-            if worker not in adoptable:
-                await self._end_worker(worker)
-        pids = [worker.pid for worker in adoptable if worker.pid is not None]
-        killed = await asyncio.to_thread(kill_stray, self.home.owner, pids)
-        if killed:
-            log.warning("killed %d stray processes of an earlier server: %s", len(killed), killed)
+        adoptable = await self._settle_workers({(r.model_uid, replica) for r in kept for replica in r.replicas})
         for record in kept:
             await self._restore_instance(record, [w for w in adoptable if w.model_uid == record.model_uid])
+
+    async def _settle_workers(self, wanted: set[tuple[str, int]]) -> list[WorkerRecord]:
+        """End what an earlier server left behind, and return one running worker for each replica that has any."""
+        adoptable: dict[tuple[str, int], WorkerRecord] = {}
+        for worker in self.store.workers():
+            key = (worker.model_uid, worker.replica_id)
+            if key in wanted and key not in adoptable and is_running(worker.pid, worker.pid_created):
+                adoptable[key] = worker
+            else:
+                await self._end_worker(worker)
+        known = [worker.pid for worker in adoptable.values() if worker.pid is not None]
+        killed = await asyncio.to_thread(kill_stray, self.home.owner, known)
+        if killed:
+            log.warning("killed %d stray processes of an earlier server: %s", len(killed), killed)
+        self.home.sweep({worker.incarnation for worker in adoptable.values()})
+        return list(adoptable.values())
 
     async def _restore_instance(self, record: InstanceRecord, workers: list[WorkerRecord]) -> None:
         try:
@@ -152,13 +173,20 @@ class Rack:
         self.store.remove_worker(worker.incarnation)
 
     def _touch_lease(self) -> None:
-        self.home.lease.touch()
-        os.utime(self.home.lease)
+        try:
+            self.home.make_folders()
+            self.home.lease.touch()
+            os.utime(self.home.lease)
+        except OSError as error:
+            log.error("The lease cannot be renewed, workers will end themselves: %s", error)
 
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(self.settings.lease_s / 10)
             self._touch_lease()
+            for instance in self._instances.values():
+                for replica in instance.replicas.values():
+                    replica.check_files()
 
     # --- wishes ---------------------------------------------------------------------------------------------------
 
@@ -168,6 +196,7 @@ class Rack:
         Raises: BadRequest, NoEngine, ModelNotFound: it can be told at once that this cannot work.
         """
         _check_request(request)
+        await self._restored.wait()
         if request.model_uid is not None:
             await self._refuse_taken(request.model_uid)
         resolved = await self._resolve(request)
@@ -206,6 +235,7 @@ class Rack:
 
         Raises: ModelNotFound: no such model.
         """
+        await self._restored.wait()
         if self._failed.pop(model_uid, None) is not None:
             self.store.add_event(model_uid, "terminated", "")
             return
@@ -233,7 +263,7 @@ class Rack:
         Raises: ModelNotFound: no such model. BadRequest: it is not running.
         """
         instance = self.get(model_uid)
-        if not instance.outcome.done() or instance.failure is not None:
+        if not instance.outcome.done() or instance.failure is not None or model_uid in self._stopping:
             raise BadRequest(f"Model '{model_uid}' is not running.")
         replica_id = max(instance.record.replicas, default=-1) + 1
         self._want_replicas(instance, (*instance.record.replicas, replica_id))
@@ -331,7 +361,8 @@ class Rack:
         uid = instance.model_uid
         if instance.failure is not None and uid in self._instances and not instance.is_stopping:
             self.store.add_event(uid, State.FAILED.value, instance.reason)
-            self.store.set_unwanted(uid)
+            with contextlib.suppress(StoreFailed):  # it stays listed as failed, until it is terminated
+                self.store.set_unwanted(uid)
             self._wake.set()
         elif replica is not None:
             self.store.add_event(uid, replica.state.value, replica.reason or f"replica {replica.spec.replica_id}")
@@ -361,37 +392,6 @@ class Rack:
         return f"{uid}-{secrets.token_hex(4)}" if self._is_taken(uid) else uid
 
 
-def _home(root: Path) -> Home:
-    """Make the home's folders, and find a place for sockets whose paths the system accepts."""
-    root = root.expanduser().resolve()
-    for name in ("logs", "run"):
-        (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    owner = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-    sockets = root / "run"
-    if len(os.fsencode(sockets)) + 24 > _SOCKET_PATH_BYTES:
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-        sockets = base / f"modelrack-{os.getuid()}-{owner[:8]}"
-        sockets.mkdir(mode=0o700, exist_ok=True)
-        if sockets.stat().st_uid != os.getuid():
-            raise Conflict(f"{sockets} belongs to another user.", remedy="Set MODELRACK_HOME to a shorter path.")
-        sockets.chmod(0o700)
-    return Home(root, sockets, owner)
-
-
-def _lock_home(root: Path) -> int:
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise Conflict(
-            f"Another modelrack server uses the home folder {root}.",
-            remedy="Stop it, or give this one its own folder: modelrack serve --home DIR (or MODELRACK_HOME).",
-        ) from None
-    return fd
-
-
 def _check_request(request: LaunchRequest) -> None:
     """Refuse what cannot be honoured on one machine, and variables that would change which code a worker runs.
 
@@ -402,9 +402,11 @@ def _check_request(request: LaunchRequest) -> None:
     for name in ("enable_virtual_env", "virtual_env_packages"):
         if getattr(request, name):
             raise BadRequest("Workers run in the server's own environment.", param=name, remedy=f"Leave {name} out.")
-    for name in request.envs or {}:
+    for name, value in (request.envs or {}).items():
         if not name.isidentifier() or name == "PATH" or name.startswith(("LD_", "DYLD_", "PYTHON", "MODELRACK_")):
             raise BadRequest(f"Environment variable '{name}' may not be set for a worker.", param=f"envs.{name}")
+        if "\0" in value:
+            raise BadRequest(f"Environment variable '{name}' holds a zero byte.", param=f"envs.{name}")
 
 
 def _check_adapters(request: LaunchRequest, resolved: Resolved) -> None:
@@ -420,7 +422,7 @@ def _check_adapters(request: LaunchRequest, resolved: Resolved) -> None:
             f"Engine '{resolved.engine.name}' takes no LoRA adapters.", param="peft_model_config.lora_list"
         )
     for number, adapter in enumerate(config.lora_list):
-        if not Path(adapter.local_path).expanduser().exists():
+        if not expand_home(adapter.local_path).exists():
             reason = f"The adapter '{adapter.lora_name}' is not at {adapter.local_path}."
             raise BadRequest(reason, param=f"peft_model_config.lora_list.{number}.local_path")
     for name in ("image_lora_load_kwargs", "image_lora_fuse_kwargs"):

@@ -21,44 +21,17 @@ from ..worker.contract import Job
 from ..worker.job import write_job
 from . import process as processes
 from .directory import Endpoint, Target
+from .home import Home, trim_log
 from .policy import STABLE_S, StartLimits, restart_delay_s, start_verdict
 from .process import Process, last_lines, spawn
 from .state import State, can_move
 from .store import Store, WorkerRecord
 
-__all__ = ["Home", "Replica", "ReplicaSpec"]
+__all__ = ["Replica", "ReplicaSpec"]
 
 log = logging.getLogger(__name__)
 
 _NOISE = re.compile(r"^\s*(Traceback|File \"|\^+|~)")
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where the files of this server's workers lie.
-
-    Args:
-        root: the home folder.
-        sockets: a folder whose path is short enough for Unix sockets.
-        owner: the tag that tells this home's processes from others'.
-    """
-
-    root: Path
-    sockets: Path
-    owner: str
-
-    @property
-    def lease(self) -> Path:
-        """Return the file whose age tells the workers whether a server is there."""
-        return self.root / "lease"
-
-    def log(self, model_uid: str, replica_id: int) -> Path:
-        """Return the log file of a replica."""
-        return self.root / "logs" / f"{model_uid}-{replica_id}.log"
-
-    def run(self, incarnation: str) -> Path:
-        """Return the working directory of one start of a worker."""
-        return self.root / "run" / incarnation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +124,19 @@ class Replica:
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the worker and its children, in bytes; None if it does not run."""
         return self._process.memory_bytes() if self._process and self._process.is_running else None
+
+    def check_files(self) -> None:
+        """Keep the log within its bounds, and end an idle worker whose socket somebody has deleted: none can reach it.
+
+        Its restart then makes a new one.
+        """
+        with contextlib.suppress(OSError):
+            trim_log(self.log)
+        if self.state is not State.READY or self._record is None or self._process is None or self._endpoint is None:
+            return
+        if not self._endpoint.active and not Path(self._record.socket).exists():
+            log.warning("%s: the socket %s was deleted; starting anew", self._name, self._record.socket)
+            self._process.signal(signal.SIGTERM)
 
     @property
     def log(self) -> Path:
@@ -262,33 +248,34 @@ class Replica:
     def _spawn(self) -> None:
         incarnation = secrets.token_hex(8)
         run_dir = self._home.run(incarnation)
+        job_path = run_dir / "job.json"
         log_path = self.log
+        self._record = WorkerRecord(
+            incarnation=incarnation,
+            model_uid=self.spec.model_uid,
+            replica_id=self.spec.replica_id,
+            socket=str(self._home.socket(incarnation)),
+            log=str(log_path),
+            job=str(job_path),
+        )
         try:
-            run_dir.mkdir(mode=0o700, parents=True)
+            self._home.make_folders()
+            run_dir.mkdir(mode=0o700)
             job = self._job(incarnation)
-            write_job(run_dir / "job.json", job)
+            write_job(job_path, job)
             self._log_start = log_path.stat().st_size if log_path.exists() else 0
-            record = WorkerRecord(
-                incarnation=incarnation,
-                model_uid=self.spec.model_uid,
-                replica_id=self.spec.replica_id,
-                socket=job.socket,
-                log=str(log_path),
-                job=str(run_dir / "job.json"),
-            )
-            self._store.put_worker(record)
-            self._record = record
+            self._store.put_worker(self._record)
             module = "modelrack.worker.guard" if job.command else "modelrack.worker"
-            process = spawn(module, run_dir / "job.json", run_dir, log_path, self._environment(incarnation))
-        except OSError as error:
+            process = spawn(module, job_path, run_dir, log_path, self._environment(incarnation))
+        except (OSError, ValueError) as error:  # ValueError: text that cannot be written as UTF-8
             raise LaunchFailed(f"the worker could not be started: {error}") from error
         self._process = process
-        self._record = replace(record, pid=process.pid, pid_created=process.created)
+        self._record = replace(self._record, pid=process.pid, pid_created=process.created)
         self._store.put_worker(self._record)
 
     def _job(self, incarnation: str) -> Job:
         spec = self.spec
-        socket = str(self._home.sockets / f"{incarnation}.sock")
+        socket = str(self._home.socket(incarnation))
         worker = spec.engine.worker
         common: dict[str, Any] = {
             "incarnation": incarnation,

@@ -1,18 +1,26 @@
 """The desired state and what is known of the workers, in one SQLite file."""
 
 import json
+import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EVENTS_KEPT", "InstanceRecord", "Store", "WorkerRecord"]
+from ..errors import ModelrackError
+
+__all__ = ["EVENTS_KEPT", "InstanceRecord", "Store", "StoreFailed", "WorkerRecord"]
+
+log = logging.getLogger(__name__)
 
 EVENTS_KEPT = 100
 """Events kept for each model uid."""
+
+EVENTS_KEPT_IN_ALL = 10_000
+"""Events kept of all models: uids come and go without end."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instance (
@@ -30,6 +38,12 @@ CREATE INDEX IF NOT EXISTS event_model_uid ON event (model_uid, id);
 """
 
 _VERSION = 1
+
+
+class StoreFailed(ModelrackError):
+    """The store cannot be read or written."""
+
+    code = "store_failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,31 +79,51 @@ class WorkerRecord:
 
 
 class Store:
-    """Keep the records; every call is one short transaction, on disk when it returns."""
+    """Keep the records; every call is one short transaction, on disk when it returns.
+
+    A wish (`put_instance`, `set_replicas`, `set_unwanted`) that cannot be written is StoreFailed, and so is what cannot
+    be read. Notes about what happened are only logged then: a full disk must not take a running model along, and a
+    record that is missing or left over is noticed at the next start.
+
+    Raises: StoreFailed: the file cannot be opened or is damaged. RuntimeError: another version wrote it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
-            raise RuntimeError(f"{path} was written by another version of modelrack (schema {version}, not {_VERSION})")
-        self._db.executescript(_SCHEMA)
-        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                raise RuntimeError(
+                    f"{path} was written by another version of modelrack (schema {version}, not {_VERSION})"
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        except sqlite3.Error as error:
+            raise StoreFailed(
+                f"{path} cannot be used: {error}.",
+                remedy="If it is damaged, move it away; the models that it names must then be launched again.",
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreFailed(
+                f"{self._path} cannot be used: {error}.", remedy="See that its disk has space and can be written to."
+            ) from error
+
+    def _note(self, statement: str, values: Sequence[object]) -> None:
+        try:
+            self._execute(statement, values)
+        except StoreFailed as error:
+            log.error("not noted: %s", error.message)
 
     def put_instance(self, record: InstanceRecord) -> None:
         """Add an instance, or replace the one of this uid."""
@@ -101,40 +135,45 @@ class Store:
             record.was_ready,
             record.created_ts,
         )
-        self._db.execute("INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._execute("INSERT OR REPLACE INTO instance VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def instances(self) -> list[InstanceRecord]:
-        """Return all instances, oldest first."""
-        rows = self._db.execute(
+        """Return all instances, oldest first; one that cannot be understood is logged and left out."""
+        rows = self._execute(
             "SELECT model_uid, request, replicas, is_wanted, was_ready, created_ts FROM instance ORDER BY created_ts"
         )
-        return [
-            InstanceRecord(
-                model_uid=uid,
-                request=json.loads(request),
-                replicas=tuple(json.loads(replicas)),
-                is_wanted=bool(wanted),
-                was_ready=bool(ready),
-                created_ts=created,
-            )
-            for uid, request, replicas, wanted, ready, created in rows
-        ]
+        records = []
+        for uid, request, replicas, wanted, ready, created in rows:
+            try:
+                record = InstanceRecord(
+                    model_uid=uid,
+                    request=json.loads(request),
+                    replicas=tuple(json.loads(replicas)),
+                    is_wanted=bool(wanted),
+                    was_ready=bool(ready),
+                    created_ts=created,
+                )
+            except (ValueError, TypeError) as error:
+                log.error("%s: the record of '%s' cannot be understood: %s", self._path, uid, error)
+            else:
+                records.append(record)
+        return records
 
     def mark_ready(self, model_uid: str) -> None:
         """Keep that the instance has been ready."""
-        self._db.execute("UPDATE instance SET was_ready = 1 WHERE model_uid = ?", (model_uid,))
+        self._note("UPDATE instance SET was_ready = 1 WHERE model_uid = ?", (model_uid,))
 
     def set_replicas(self, model_uid: str, replicas: tuple[int, ...]) -> None:
         """Set which replicas are wanted."""
-        self._db.execute("UPDATE instance SET replicas = ? WHERE model_uid = ?", (json.dumps(replicas), model_uid))
+        self._execute("UPDATE instance SET replicas = ? WHERE model_uid = ?", (json.dumps(replicas), model_uid))
 
     def set_unwanted(self, model_uid: str) -> None:
         """Keep that the instance is to end."""
-        self._db.execute("UPDATE instance SET is_wanted = 0 WHERE model_uid = ?", (model_uid,))
+        self._execute("UPDATE instance SET is_wanted = 0 WHERE model_uid = ?", (model_uid,))
 
     def remove_instance(self, model_uid: str) -> None:
         """Forget an instance; its events stay."""
-        self._db.execute("DELETE FROM instance WHERE model_uid = ?", (model_uid,))
+        self._note("DELETE FROM instance WHERE model_uid = ?", (model_uid,))
 
     def put_worker(self, record: WorkerRecord) -> None:
         """Add a worker, or replace the one of this incarnation."""
@@ -148,15 +187,15 @@ class Store:
             record.log,
             record.job,
         )
-        self._db.execute("INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._note("INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def remove_worker(self, incarnation: str) -> None:
         """Forget a worker, once it is seen to have ended."""
-        self._db.execute("DELETE FROM worker WHERE incarnation = ?", (incarnation,))
+        self._note("DELETE FROM worker WHERE incarnation = ?", (incarnation,))
 
     def workers(self) -> list[WorkerRecord]:
         """Return the workers that may still be running."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT incarnation, model_uid, replica_id, pid, pid_created, socket, log, job FROM worker"
         )
         names = ("incarnation", "model_uid", "replica_id", "pid", "pid_created", "socket", "log", "job")
@@ -164,18 +203,33 @@ class Store:
 
     def add_event(self, model_uid: str, kind: str, content: str) -> None:
         """Add an event, and drop the oldest beyond what is kept."""
-        with self._transaction() as db:
-            db.execute(
-                "INSERT INTO event (model_uid, ts, type, content) VALUES (?, ?, ?, ?)",
-                (model_uid, time.time(), kind, content),
-            )
-            db.execute(
-                "DELETE FROM event WHERE model_uid = ?1 AND id NOT IN "
-                "(SELECT id FROM event WHERE model_uid = ?1 ORDER BY id DESC LIMIT ?2)",
-                (model_uid, EVENTS_KEPT),
-            )
+        try:
+            with self._transaction() as db:
+                db.execute(
+                    "INSERT INTO event (model_uid, ts, type, content) VALUES (?, ?, ?, ?)",
+                    (model_uid, time.time(), kind, content),
+                )
+                db.execute(
+                    "DELETE FROM event WHERE model_uid = ?1 AND id NOT IN "
+                    "(SELECT id FROM event WHERE model_uid = ?1 ORDER BY id DESC LIMIT ?2)",
+                    (model_uid, EVENTS_KEPT),
+                )
+                db.execute("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?", (EVENTS_KEPT_IN_ALL,))
+        except sqlite3.Error as error:
+            log.error("not noted: %s: %s %s: %s", self._path, model_uid, kind, error)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk may have ended it already
+                self._db.execute("ROLLBACK")
+            raise
 
     def events(self, model_uid: str) -> list[tuple[float, str, str]]:
         """Return (time, type, content) of the events kept, oldest first."""
-        rows = self._db.execute("SELECT ts, type, content FROM event WHERE model_uid = ? ORDER BY id", (model_uid,))
+        rows = self._execute("SELECT ts, type, content FROM event WHERE model_uid = ? ORDER BY id", (model_uid,))
         return [(ts, kind, content) for ts, kind, content in rows]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import uvicorn
 from fastapi import FastAPI, Response
+from fastapi.responses import HTMLResponse
 
 from .. import __version__
 from ..catalog.catalog import Catalog
@@ -21,9 +22,11 @@ from ..machine import probe
 from ..settings import Settings
 from . import errors, logs
 from .access_log import AccessLog
+from .docs import PAGE
 from .gateway import Gateway
 from .metrics import Metrics, WorkerSample
 from .openapi import describe_inference
+from .protocol import Protocol
 from .routes import cluster, models, registrations, requests
 
 __all__ = ["Server", "serve"]
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_DRAIN_S = 5.0
 """Seconds that requests under way may take once the server is told to end."""
+
+FILE_LIMIT = 65536
+"""Open files that the server allows itself, if the system does."""
 
 
 class Server:
@@ -51,13 +57,21 @@ class Server:
         )
 
     def _application(self) -> FastAPI:
-        app = FastAPI(title="modelrack", version=__version__, description="Launch, list, serve and terminate models.")
+        app = FastAPI(
+            title="modelrack",
+            version=__version__,
+            description="Launch, list, serve and terminate models.",
+            docs_url=None,
+            redoc_url=None,
+        )
         errors.install(app)
         for routes in (models.router(self.rack), registrations.router(self.rack), cluster.router(self.rack)):
             app.include_router(routes)
         app.include_router(requests.router(self.rack, lambda uid, request_id: self.gateway.abort(uid, request_id)))
         self._add_probes(app)
-        app.openapi = describe_inference(app, self.plugins.model_types.values())  # type: ignore[method-assign]
+        app.openapi = describe_inference(  # type: ignore[method-assign]
+            app, self.plugins.model_types.values(), wants_key=bool(self.settings.api_keys)
+        )
         return app
 
     def _add_probes(self, app: FastAPI) -> None:
@@ -72,6 +86,10 @@ class Server:
             if not self.rack.is_restored:
                 raise NotReady("Models are still being restored.", headers={"Retry-After": "1"})
             return {"status": "ready"}
+
+        @app.get("/docs", include_in_schema=False)
+        async def docs() -> HTMLResponse:
+            return HTMLResponse(PAGE)
 
         @app.get("/metrics", tags=["server"], response_class=Response)
         def metrics() -> Response:
@@ -111,6 +129,7 @@ def serve(settings: Settings, restore: bool = True) -> None:
     Raises: Conflict: the port is taken, or another server uses the home folder.
     """
     logs.set_up(settings.log_format, settings.log_level)
+    _raise_file_limit()
     listening = _listen(settings.host, settings.port)
     try:
         server = Server(settings)
@@ -119,6 +138,19 @@ def serve(settings: Settings, restore: bool = True) -> None:
         raise
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(server, listening, restore))
+
+
+def _raise_file_limit() -> None:
+    """Allow more open files than the common 1024: each stream takes two."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILE_LIMIT if hard == resource.RLIM_INFINITY else min(FILE_LIMIT, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -133,7 +165,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _run(server: Server, listening: socket.socket, restore: bool) -> None:
     config = uvicorn.Config(
         server.gateway,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -143,13 +175,18 @@ async def _run(server: Server, listening: socket.socket, restore: bool) -> None:
     )
     listener = _Listener(config)
 
+    loop = asyncio.get_running_loop()
+
     def on_signal() -> None:
         if listener.should_exit:
             listener.force_exit = True
+            return
         listener.should_exit = True
+        server.rack.release_waiters(NotReady("The server is ending; the launch goes on when it is started again."))
+        # Before uvicorn's own limit, which cuts connections off.
+        loop.call_later(SHUTDOWN_DRAIN_S - 1, server.gateway.stop, NotReady("The server is ending."))
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _stop_signals():
         loop.add_signal_handler(number, on_signal)
     await server.rack.start(restore)
     announcing = loop.create_task(_announce(listener, listening))
@@ -163,6 +200,14 @@ async def _run(server: Server, listening: socket.socket, restore: bool) -> None:
             if listener.force_exit:
                 server.rack.kill()
         await closing
+
+
+def _stop_signals() -> Iterator[signal.Signals]:
+    """Return the signals that mean "end": SIGHUP too, which a terminal sends when it is closed, but not below nohup."""
+    yield from (signal.SIGINT, signal.SIGTERM)
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        yield hang_up
 
 
 async def _announce(listener: uvicorn.Server, listening: socket.socket) -> None:
@@ -185,10 +230,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError, TypeError) as error:  # the latter two: a host that is no name
         listening.close()
         raise Conflict(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            f"Cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}.",
             remedy="Choose another port: modelrack serve --port N (0 takes a free one), or stop what uses it.",
         ) from error
     listening.setblocking(False)

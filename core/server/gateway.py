@@ -31,7 +31,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/v1/cluster/auth", "/docs", "/redoc", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/v1/cluster/auth", "/docs", "/openapi.json"})
 """Paths that answer without a key: liveness, whether keys are needed at all, and the description of the interface."""
 
 CLIENT_LEFT = 499
@@ -155,6 +155,11 @@ class Gateway:
         exchange.stop(RequestAborted("The request was aborted."))
         return True
 
+    def stop(self, error: ModelrackError) -> None:
+        """End all inference that is under way; its clients get this error."""
+        for exchange in tuple(self._running.values()):
+            exchange.stop(error)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
@@ -177,8 +182,12 @@ class Gateway:
             await self._infer(scope, receive, send, headers, entry, start)
         else:
             state = _Exchange(entry)
-            error = MethodNotAllowed(f"{path} does not take {entry.method}, only POST.", headers={"Allow": "POST"})
-            await self._refuse(error, state, send)
+            try:
+                if self._keys:
+                    self._authenticate(headers)
+                raise MethodNotAllowed(f"{path} does not take {entry.method}, only POST.", headers={"Allow": "POST"})
+            except ModelrackError as error:
+                await self._refuse(error, state, send)
             self._finish(state, start)
 
     # Inference
@@ -333,7 +342,9 @@ class Gateway:
         if not sum(hmac.compare_digest(given, key) for key in self._keys):
             text = "The API key is not valid." if given else "An API key is needed."
             raise Unauthorized(
-                text, remedy="Send it as 'Authorization: Bearer KEY'.", headers={"WWW-Authenticate": "Bearer"}
+                text,
+                remedy="Send it as 'Authorization: Bearer KEY'; commands take --api-key, or MODELRACK_API_KEY.",
+                headers={"WWW-Authenticate": "Bearer"},
             )
 
     async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

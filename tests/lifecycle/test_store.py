@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelrack.lifecycle.store import EVENTS_KEPT, InstanceRecord, Store, WorkerRecord
+from modelrack.lifecycle.store import EVENTS_KEPT, InstanceRecord, Store, StoreFailed, WorkerRecord
 
 
 def instance(uid: str, created: float = 1.0) -> InstanceRecord:
@@ -64,3 +64,38 @@ def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(RuntimeError, match="another version of modelrack"):
         Store(path)
+
+
+def test_a_damaged_file_is_named_with_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.write_bytes(b"this is no database " * 500)
+    with pytest.raises(StoreFailed, match="cannot be used") as failure:
+        Store(path)
+    assert failure.value.remedy and "move it away" in failure.value.remedy
+
+
+def test_a_record_that_cannot_be_understood_costs_only_itself(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    store.put_instance(instance("good"))
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        db.execute("INSERT INTO instance VALUES ('bad', '{', '[0]', 1, 0, 0.0)")
+    assert [record.model_uid for record in store.instances()] == ["good"]
+    db.close()
+    store.close()
+
+
+def test_on_a_full_disk_wishes_fail_and_notes_are_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path / "state.db")
+    store.put_instance(instance("a"))
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")  # the same error as that of a full disk
+    large = InstanceRecord(model_uid="b", request={"model_name": "x" * 100_000}, replicas=(0,))
+    with pytest.raises(StoreFailed, match="full"):
+        store.put_instance(large)
+    for number in range(300):
+        store.add_event("a", "ready", "x" * 1000)
+        store.put_worker(worker(str(number)))
+    assert "full" in caplog.text
+    store.mark_ready("a")
+    assert [record.was_ready for record in store.instances()] == [True]
+    store.close()

@@ -93,6 +93,7 @@ async def test_keys_are_asked_for(make_rig: Callable[..., Rig], headers: dict[st
     assert answer[1]["www-authenticate"] == "Bearer"
     async with rig.client(headers=headers) as client:
         assert (await client.get("/v1/numbers/1")).status_code == 401
+        assert (await client.get("/v1/chat/completions")).status_code == 401
         assert (await client.get("/health")).status_code == 200
         good = await client.get("/v1/numbers/1", headers={"Authorization": "Bearer sk-other"})
         assert good.status_code == 200

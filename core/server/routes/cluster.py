@@ -18,14 +18,14 @@ from ...api.management import (
 from ...catalog import cached_files, list_cached, remove_cached
 from ...lifecycle.rack import Rack
 from ..describe import ADDRESS
-from . import failures
+from . import JsonRoute, failures
 
 __all__ = ["router"]
 
 
 def router(rack: Rack) -> APIRouter:
     """Return the routes about the server, in the words of Xinference's clusters: this machine is one of one."""
-    routes = APIRouter(tags=["server"])
+    routes = APIRouter(tags=["server"], route_class=JsonRoute)
 
     @routes.get("/v1/cluster/auth", response_model=AuthAnswer)
     async def is_authenticated() -> dict[str, bool]:

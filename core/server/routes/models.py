@@ -19,14 +19,14 @@ from ...errors import ModelNotFound
 from ...lifecycle.rack import Rack
 from ...lifecycle.state import State
 from ..describe import describe_instance, describe_model, describe_replica
-from . import failures
+from . import JsonRoute, failures
 
 __all__ = ["router"]
 
 
 def router(rack: Rack) -> APIRouter:
     """Return the routes below `/v1/models`."""
-    routes = APIRouter(tags=["models"])
+    routes = APIRouter(tags=["models"], route_class=JsonRoute)
 
     @routes.post("/v1/models", response_model=LaunchAnswer, responses=failures(400, 404, 409, 500))
     async def launch_model(request: LaunchRequest, wait_ready: bool = True) -> dict[str, str]:

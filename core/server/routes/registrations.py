@@ -7,14 +7,14 @@ from fastapi import APIRouter
 from ...api.management import RegistrationItem, RegistrationRequest
 from ...catalog.describe import describe_families, describe_family, engines_for
 from ...lifecycle.rack import Rack
-from . import failures
+from . import JsonRoute, failures
 
 __all__ = ["router"]
 
 
 def router(rack: Rack) -> APIRouter:
     """Return the routes below `/v1/model_registrations` and `/v1/engines`."""
-    routes = APIRouter(tags=["registrations"])
+    routes = APIRouter(tags=["registrations"], route_class=JsonRoute)
     catalog, cache_dir = rack.catalog, rack.settings.cache_dir
 
     @routes.get("/v1/model_registrations/{model_type}", response_model=list[RegistrationItem], responses=failures(400))

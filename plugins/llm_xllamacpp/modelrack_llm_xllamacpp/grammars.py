@@ -1,8 +1,9 @@
 """Make sure that a constraint will hold before it is used.
 
 llguidance, which llama.cpp (b11549) hands JSON schemas, regular expressions and Lark grammars to, only logs that it
-cannot read one, and llama.cpp then answers without any constraint. So each new one is tried on one token, with an eye
-on the log: while a constraint is tried, no other unknown one is under way.
+cannot read one, and llama.cpp then answers without any constraint. So each new one is tried on two tokens (after the
+first its parser finds that there are too many ways on), with an eye on the log: while a constraint is tried, no other
+unknown one is under way.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ class GrammarCheck:
 
         with StderrCapture(hide=_OUR_OWN) as capture:
             try:
-                self._method(orjson.dumps({"prompt": [0], "n_predict": 1, "cache_prompt": False, **limits}), take)
+                self._method(orjson.dumps({"prompt": [0], "n_predict": 2, "cache_prompt": False, **limits}), take)
             except Exception as error:
                 return explain_exception(error).message
             problem = next(iter(found), None)

@@ -94,6 +94,8 @@ def constraint(request: ChatRequest | CompletionRequest, facts: ModelFacts) -> t
     if request.guided_choice is not None:
         given["guided_choice"] = {"grammar": _choice(request.guided_choice, facts)}
     if request.guided_grammar is not None:
+        if "\0" in request.guided_grammar:  # llama.cpp would read it up to there, or not at all
+            raise BadRequest("'guided_grammar' must not have a zero byte.", param="guided_grammar")
         given["guided_grammar"] = {"grammar": request.guided_grammar}
     schema = _response_schema(request.response_format)
     if schema is not None:
