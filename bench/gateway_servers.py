@@ -158,7 +158,12 @@ def main() -> None:
     if arguments.kind == "worker":
         work = serve_worker(arguments.socket)
     else:
-        work = serve_app(make_app(arguments.kind, arguments.socket), json.loads(arguments.options))
+        options = json.loads(arguments.options)
+        if arguments.kind not in BARE:
+            from modelrack.server.protocol import Protocol
+
+            options.setdefault("http", Protocol)  # as the server does; the bare ones have uvicorn's own
+        work = serve_app(make_app(arguments.kind, arguments.socket), options)
     factory = asyncio.new_event_loop
     if arguments.loop == "uvloop":
         import uvloop

@@ -53,9 +53,19 @@ class Instance:
     """One launched model, known by its uid.
 
     `outcome` is done once the launch has ended: ready for the first time, failed, or cancelled.
+
+    Args:
+        adopted: workers of an earlier server, which the replicas take over.
     """
 
-    def __init__(self, record: InstanceRecord, request: LaunchRequest, resolved: Resolved, context: Context) -> None:
+    def __init__(
+        self,
+        record: InstanceRecord,
+        request: LaunchRequest,
+        resolved: Resolved,
+        context: Context,
+        adopted: Sequence[WorkerRecord] = (),
+    ) -> None:
         self.record = record
         self.request = request
         self.resolved = resolved
@@ -67,7 +77,7 @@ class Instance:
         self.is_stopping = False
         self._context = context
         self._files: ModelFiles | None = resolved.files
-        self._adopted: dict[int, WorkerRecord] = {}
+        self._adopted = {worker.replica_id: worker for worker in adopted}
         self._prepare: asyncio.Task[None] | None = None
         # A waiter is not obliged to exist: the failure also stays with the record.
         self.outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
@@ -131,10 +141,10 @@ class Instance:
             details={"state": state.value, "progress": round(progress, 4), "stage": stage},
         )
 
-    def begin(self, adopted: Sequence[WorkerRecord] = ()) -> None:
-        """Make the files ready and start the replicas; `adopted` are workers of an earlier server."""
-        self._adopted = {worker.replica_id: worker for worker in adopted}
-        self._prepare = asyncio.get_running_loop().create_task(self._begin(), name=f"launch {self.model_uid}")
+    def begin(self) -> None:
+        """Make the files ready and start the replicas; does nothing the second time."""
+        if self._prepare is None:
+            self._prepare = asyncio.get_running_loop().create_task(self._begin(), name=f"launch {self.model_uid}")
 
     async def _begin(self) -> None:
         try:
@@ -144,7 +154,7 @@ class Instance:
                 model_type = self._context.plugins.model_types[self.resolved.family.model_type]
                 self.resolved = await asyncio.to_thread(complete, self.resolved, files, model_type)
                 self._files = self.resolved.files
-            self.scale(self.record.replicas)
+            self._start_replicas(self.record.replicas)
         except asyncio.CancelledError:
             raise
         except ModelrackError as error:
@@ -160,9 +170,16 @@ class Instance:
         return await fetch(self.resolved, self._context.plugins.hubs, self._context.settings.cache_dir, report)
 
     def scale(self, replica_ids: Sequence[int]) -> None:
-        """Start the replicas that are wanted and not there yet; each takes over its worker of an earlier server."""
-        if self._files is None or self.is_stopping or self.failure is not None:
-            return
+        """Start the replicas that are wanted and not there yet, once the files are ready.
+
+        Raises: BadRequest: the accelerators that were there at the launch are not any more.
+        """
+        if self._prepare is not None and self._prepare.done() and not self.is_stopping and self.failure is None:
+            self._start_replicas(replica_ids)
+
+    def _start_replicas(self, replica_ids: Sequence[int]) -> None:
+        """Start what is not there yet; each replica takes over its worker of an earlier server, if there is one."""
+        assert self._files is not None
         for replica_id in replica_ids:
             if replica_id not in self.replicas:
                 replica = self._replica(replica_id, self._files)

@@ -110,7 +110,8 @@ class Process:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.wait(), grace_s)
         if self.is_running:
-            log.warning("worker %d did not end on SIGTERM within %g s; killing it", self.pid, grace_s)
+            if grace_s:
+                log.warning("worker %d did not end on SIGTERM within %g s; killing it", self.pid, grace_s)
             self.signal(signal.SIGKILL)
             await self.wait()
 

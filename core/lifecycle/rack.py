@@ -163,7 +163,7 @@ class Rack:
             self.store.remove_instance(record.model_uid)
             return
         log.info("restoring %s", record.model_uid)
-        self._begin(record, request, resolved, workers)
+        self._add(record, request, resolved, workers)
 
     async def _end_worker(self, worker: WorkerRecord) -> None:
         if worker.pid is not None and worker.pid_created is not None:
@@ -221,7 +221,9 @@ class Rack:
         self._failed.pop(uid, None)
         self.store.put_instance(record)
         self.store.add_event(uid, "launched", f"{resolved.family.name} on {resolved.engine.name}")
-        return self._begin(record, settled, resolved, [])
+        instance = self._add(record, settled, resolved, [])
+        self._reconcile()
+        return instance
 
     async def wait_ready(self, model_uid: str) -> None:
         """Wait until a launch has ended well.
@@ -265,6 +267,7 @@ class Rack:
         instance = self.get(model_uid)
         if not instance.outcome.done() or instance.failure is not None or model_uid in self._stopping:
             raise BadRequest(f"Model '{model_uid}' is not running.")
+        place(self.machine(), instance.request.n_gpu, instance.request.gpu_indices)
         replica_id = max(instance.record.replicas, default=-1) + 1
         self._want_replicas(instance, (*instance.record.replicas, replica_id))
         self._reconcile()
@@ -321,7 +324,11 @@ class Rack:
             if uid not in wanted and uid not in self._stopping:
                 self._stopping[uid] = asyncio.get_running_loop().create_task(self._end(instance))
             elif uid in wanted:
-                instance.scale(wanted[uid].replicas)
+                instance.begin()
+                try:
+                    instance.scale(wanted[uid].replicas)
+                except ModelrackError as error:
+                    log.error("%s: a replica cannot be started: %s", uid, error.message)
 
     async def _end(self, instance: Instance) -> None:
         uid = instance.model_uid
@@ -339,13 +346,12 @@ class Rack:
             else:
                 self.store.add_event(uid, "terminated", "")
 
-    def _begin(
+    def _add(
         self, record: InstanceRecord, request: LaunchRequest, resolved: Resolved, workers: list[WorkerRecord]
     ) -> Instance:
-        instance = Instance(record, request, resolved, self._context)
+        instance = Instance(record, request, resolved, self._context, workers)
         self._instances[record.model_uid] = instance
         self.directory.put(instance.target)
-        instance.begin(workers)
         return instance
 
     async def _resolve(self, request: LaunchRequest) -> Resolved:
