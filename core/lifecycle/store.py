@@ -85,7 +85,7 @@ class Store:
     be read. Notes about what happened are only logged then: a full disk must not take a running model along, and a
     record that is missing or left over is noticed at the next start.
 
-    Raises: StoreFailed: the file cannot be opened or is damaged. RuntimeError: another version wrote it.
+    Raises: StoreFailed: the file cannot be opened, is damaged, or another version wrote it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,8 +96,9 @@ class Store:
             self._db.execute("PRAGMA synchronous = NORMAL")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, _VERSION):
-                raise RuntimeError(
-                    f"{path} was written by another version of modelrack (schema {version}, not {_VERSION})"
+                raise StoreFailed(
+                    f"{path} was written by another version of modelrack (schema {version}, not {_VERSION}).",
+                    remedy="Use that version, or another home folder (modelrack serve --home DIR).",
                 )
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")

@@ -62,7 +62,7 @@ def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(RuntimeError, match="another version of modelrack"):
+    with pytest.raises(StoreFailed, match="another version of modelrack"):
         Store(path)
 
 
