@@ -215,7 +215,11 @@ class Instance:
     def _on_change(self, replica: Replica) -> None:
         if replica.state is State.FAILED and replica.retry_at is None and not self.outcome.done():
             reason = f"Model '{self.model_uid}' could not be launched: {replica.reason}"
-            self.fail(LaunchFailed(reason, remedy=replica.remedy))
+            error = LaunchFailed(reason, remedy=replica.remedy)
+            if self.record.was_ready:  # it ran before: it stays wanted, and the next server tries again
+                self.outcome.set_exception(error)
+            else:
+                self.fail(error)
         elif not self.outcome.done() and self._is_complete():
             self.outcome.set_result(None)
         self._context.changed(self, replica)

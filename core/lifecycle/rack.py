@@ -156,11 +156,11 @@ class Rack:
             request = LaunchRequest.model_validate(record.request)
             resolved = await self._resolve(request)
         except (ModelrackError, ValueError) as error:
-            log.error("%s was launched before and can no longer be: %s", record.model_uid, error)
+            # The wish stays: a plugin may be back, or a disk mounted, when the server starts the next time.
+            log.error("%s cannot be restored now, and is tried at the next start again: %s", record.model_uid, error)
             self.store.add_event(record.model_uid, "failed", f"cannot be restored: {error}")
             for worker in workers:
                 await self._end_worker(worker)
-            self.store.remove_instance(record.model_uid)
             return
         log.info("restoring %s", record.model_uid)
         self._add(record, request, resolved, workers)
@@ -239,6 +239,10 @@ class Rack:
         """
         await self._restored.wait()
         if self._failed.pop(model_uid, None) is not None:
+            self.store.add_event(model_uid, "terminated", "")
+            return
+        if model_uid not in self._instances and any(r.model_uid == model_uid for r in self.store.instances()):
+            self.store.remove_instance(model_uid)  # one that could not be restored
             self.store.add_event(model_uid, "terminated", "")
             return
         self.get(model_uid)

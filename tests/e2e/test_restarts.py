@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from modelrack.lifecycle.store import Store
+from modelrack_demo.plugin import MODELS
 from serving import Server, clean_environment, start_server, wait_until
 
 CHAT = {"messages": [{"role": "user", "content": "one two three"}]}
@@ -192,3 +193,40 @@ def test_a_closed_terminal_ends_the_server_in_order(tmp_path: Path) -> None:
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.output
     assert not workers(home)
+
+
+def test_what_cannot_be_restored_stays_wanted(tmp_path: Path) -> None:
+    """A model was forgotten for good when its plugin was missing at one start of the server."""
+    home = tmp_path / "home"
+    body = {"model_name": "echo", "model_engine": "echo", "model_uid": "patient"}
+    with start_server(home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        assert api.post("/v1/models", json=body).status_code == 200
+    with start_server(home, MODELRACK_PLUGINS="demo") as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        assert api.get("/v1/models/patient").status_code == 404
+        assert "cannot be restored" in api.get("/v1/models/patient/events").json()[-1]["event_content"]
+    with start_server(home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        wait_until(lambda: api.get("/v1/models/patient").status_code == 200)
+    with start_server(home, MODELRACK_PLUGINS="demo") as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        assert api.delete("/v1/models/patient").status_code == 200
+        assert api.delete("/v1/models/patient").status_code == 404
+    with start_server(home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        assert api.get("/v1/models/patient").status_code == 404
+
+
+def test_a_restored_model_that_fails_stays_wanted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    weights = tmp_path / "own.gguf"
+    source = MODELS / "demo-chat" / "demo-chat-q8_0.gguf"
+    shutil.copyfile(source, weights)
+    with start_server(home) as server, httpx.Client(base_url=server.url, timeout=60) as api:
+        body = {"model_name": str(weights), "model_uid": "own"}
+        assert api.post("/v1/models", json=body).status_code == 200
+    weights.write_bytes(source.read_bytes().replace(b"llama", b"zebra"))
+    with (
+        start_server(home, MODELRACK_RESTART_LIMIT="1") as server,
+        httpx.Client(base_url=server.url, timeout=60) as api,
+    ):
+        wait_until(lambda: "zebra" in (api.get("/v1/models/own/progress").json()["error_message"] or ""))
+    shutil.copyfile(source, weights)
+    with start_server(home) as server, httpx.Client(base_url=server.url, timeout=60) as api:
+        wait_until(lambda: api.get("/v1/models/own").status_code == 200)
