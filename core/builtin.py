@@ -1,7 +1,8 @@
-"""The core's own plugin, through the same hooks as any other: the model types with their routes, and the hubs."""
+"""The core's own plugin, through the same hooks as any other: model types with their routes, hubs, output formats."""
 
 from .hooks.specs import hookimpl
-from .hooks.types import Hub, ModelType, Route
+from .hooks.types import Hub, ModelType, OutputFormat, Route
+from .llm.formats.registered import FORMATS
 
 MODELRACK_API = 1
 
@@ -76,3 +77,9 @@ def register_hubs() -> list[Hub]:
             remedy="Install it with: pip install modelscope",
         ),
     ]
+
+
+@hookimpl
+def register_output_formats() -> list[OutputFormat]:
+    """Describe how language models write tool calls and reasoning; workers import the parsers."""
+    return list(FORMATS)

@@ -1,7 +1,7 @@
 """The command that shows which engines can run a model, and their options."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,9 @@ from ..client.endpoint import is_local
 from .help import EpilogCommand
 from .options import CONTEXT, connect, json_option, server_options
 from .output import print_json, print_table
+
+if TYPE_CHECKING:
+    from ..hooks.loader import Plugins
 
 
 @click.command(
@@ -47,10 +50,11 @@ def engine(
         engines = client.query_engine_by_model_name(model_name, model_type)
         is_here = is_local(client.base_url)
     wanted = {"model_format": model_format, "model_size_in_billions": size_in_billions, "quantization": quantization}
+    only = model_engine if model_engine is None else _plain_name(model_engine, engines, is_here)
     found = {
         name: forms if isinstance(forms, str) else [form for form in forms if _matches(form, wanted)]
         for name, forms in engines.items()
-        if model_engine is None or model_engine.lower() == name.lower()
+        if only is None or only.lower() == name.lower()
     }
     if model_engine is not None and not found:
         known = ", ".join(engines) or "none"
@@ -65,6 +69,14 @@ def engine(
         _print(model_name, found, options)
     if not any(forms and not isinstance(forms, str) for forms in found.values()):
         click.echo(f"No engine here runs '{model_name}' in this form.", err=True)
+
+
+def _plain_name(name: str, known: dict[str, Any], is_here: bool) -> str:
+    """Return the name that an engine's alias stands for; aliases are known for a server on this machine."""
+    if not is_here or any(name.lower() == other.lower() for other in known):
+        return name
+    engine = _load_plugins().find_engine(name)
+    return name if engine is None else engine.name
 
 
 def _matches(form: dict[str, Any], wanted: dict[str, str | None]) -> bool:
@@ -114,15 +126,20 @@ def _options(names: list[str]) -> dict[str, Any]:
     """Return the JSON schema of each engine's typed options, as far as its plugin is installed here."""
     if not names:
         return {}
+    loaded = _load_plugins()
+    found = {name: loaded.find_engine(name) for name in names}
+    return {name: known.options.model_json_schema() for name, known in found.items() if known is not None}
+
+
+def _load_plugins() -> "Plugins":
+    """Load the plugins of this environment; what is wrong with one is told by `modelrack plugins`."""
     import logging
 
     from ..hooks.loader import load_plugins
     from ..settings import get_settings
 
     logging.getLogger("modelrack.hooks").setLevel(logging.CRITICAL)
-    loaded = load_plugins(get_settings().plugins)
-    found = {name: loaded.find_engine(name) for name in names}
-    return {name: known.options.model_json_schema() for name, known in found.items() if known is not None}
+    return load_plugins(get_settings().plugins)
 
 
 def _option_rows(schema: dict[str, Any]) -> Iterator[list[Any]]:

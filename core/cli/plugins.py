@@ -28,12 +28,18 @@ Examples:
 @json_option
 def plugins(as_json: bool) -> None:
     """List the plugins of this environment, loaded or not, and what they bring. No server is needed."""
+    from ..catalog.engines import refusal
     from ..hooks.loader import load_plugins
     from ..settings import get_settings
 
     # What went wrong is in the table; the loader's log would say it a second time.
     logging.getLogger("modelrack.hooks").setLevel(logging.CRITICAL)
-    rows = [row.to_json() for row in load_plugins(get_settings().plugins).rows]
+    loaded = load_plugins(get_settings().plugins)
+    refusals = {name: refusal(engine) for name, engine in loaded.engines.items()}
+    missing = {name: {"reason": error.message, "remedy": error.remedy} for name, error in refusals.items() if error}
+    rows = [row.to_json() for row in loaded.rows]
+    for row in rows:
+        row["missing"] = {name: missing[name] for name in row["engines"] if name in missing}
     if as_json:
         print_json(rows)
         return
@@ -46,6 +52,10 @@ def plugins(as_json: bool) -> None:
             click.echo(f"\n{row['name']}: {clean(row['failure'])}")
             if row["remedy"]:
                 click.echo(f"  {clean(row['remedy'])}")
+        for lack in row["missing"].values():
+            click.echo(f"\n{row['name']}: {clean(lack['reason'])}")
+            if lack["remedy"]:
+                click.echo(f"  {clean(lack['remedy'])}")
 
 
 def _brings(row: dict[str, Any]) -> str:
@@ -55,6 +65,9 @@ def _brings(row: dict[str, Any]) -> str:
         for key, label in (("engines", "engines"), ("model_types", "types"), ("hubs", "hubs"))
         if row[key]
     ]
+    if row["output_formats"]:
+        count = len(row["output_formats"])
+        parts.append(f"{count} output format{'s' if count > 1 else ''}")
     if row["families"]:
         parts.append(f"{row['families']} model{'s' if row['families'] > 1 else ''}")
     return "; ".join(parts) or ", ".join(row["hooks"])

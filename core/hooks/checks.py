@@ -12,7 +12,7 @@ __all__ = ["InvalidValue", "check_value"]
 Check = Callable[[Any], bool]
 
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-DOTTED_FIELDS = frozenset({"loader", "fetch", "request", "response", "chunk"})
+DOTTED_FIELDS = frozenset({"loader", "fetch", "parser", "request", "response", "chunk"})
 
 _known: dict[type, list[tuple[str, str, Check]]] = {}
 

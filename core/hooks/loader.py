@@ -13,7 +13,7 @@ import pluggy
 
 from . import specs
 from .checks import InvalidValue, check_value
-from .types import Engine, Family, Hub, InstanceEvent, ModelFiles, ModelType
+from .types import Engine, Family, Hub, InstanceEvent, ModelFiles, ModelType, OutputFormat
 
 __all__ = ["PluginRow", "Plugins", "load_plugins"]
 
@@ -41,6 +41,7 @@ class PluginRow:
     engines: list[str] = field(default_factory=list)
     families: list[str] = field(default_factory=list)
     hubs: list[str] = field(default_factory=list)
+    output_formats: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     is_failed: bool = False
@@ -64,6 +65,7 @@ class PluginRow:
             "engines": self.engines,
             "families": len(self.families),
             "hubs": self.hubs,
+            "output_formats": self.output_formats,
             "hooks": self.hooks,
             "failure": "; ".join(reason for reason, _ in self.problems) or None,
             "remedy": "; ".join(dict.fromkeys(remedy for _, remedy in self.problems if remedy)) or None,
@@ -79,6 +81,7 @@ class Plugins:
         self.families: list[tuple[str, Family]] = []
         self.engines: dict[str, Engine] = {}
         self.hubs: dict[str, Hub] = {}
+        self.output_formats: dict[str, OutputFormat] = {}
         self._owners: dict[tuple[str, str], str] = {}
         self._modules: list[tuple[str, object]] = []
         self._manager = pluggy.PluginManager(specs.GROUP)
@@ -89,7 +92,7 @@ class Plugins:
         return next(row for row in self.rows if row.name == name)
 
     def owner(self, kind: str, name: str) -> str | None:
-        """Return which plugin brought a `model type`, `engine` or `hub`."""
+        """Return which plugin brought a `model type`, `engine`, `hub` or `output format`."""
         return self._owners.get((kind, name))
 
     def add_problem(self, plugin: str, message: str, remedy: str = "") -> None:
@@ -107,6 +110,15 @@ class Plugins:
             if wanted in (alias.lower() for alias in engine.aliases):
                 return engine
         return None
+
+    def feature_engines(self, model_type: str, engine_name: str) -> dict[str, tuple[str, ...]]:
+        """Return the names of the engines of a model type, other than a given one, that claim a feature, by it."""
+        found: dict[str, tuple[str, ...]] = {}
+        for engine in self.engines.values():
+            if model_type in engine.model_types and engine.name != engine_name:
+                for feature in engine.features:
+                    found[feature] = (*found.get(feature, ()), engine.name)
+        return found
 
     def resolve_model(self, ref: str) -> ModelFiles | None:
         """Ask each plugin for the files of a reference; the first answer counts."""
@@ -181,6 +193,7 @@ class Plugins:
             try:
                 types = self._call(module, "register_model_types", ModelType)
                 hubs = self._call(module, "register_hubs", Hub)
+                formats = self._call(module, "register_output_formats", OutputFormat)
                 engines = self._call(module, "register_engines", Engine)
                 families = self._call(module, "register_families", Family)
             except Exception as error:
@@ -190,6 +203,8 @@ class Plugins:
                 self._take_type(row, model_type)
             for hub in hubs:
                 self._take(row, "hub", hub.name, hub, self.hubs, row.hubs)
+            for output_format in formats:
+                self._take_format(row, output_format)
             for engine in engines:
                 self._take(row, "engine", engine.name, engine, self.engines, row.engines)
             self.families.extend((name, family) for family in families)
@@ -261,6 +276,20 @@ class Plugins:
             abilities=tuple(dict.fromkeys((*(known.abilities if known else ()), *model_type.abilities))),
         )
         row.model_types.append(model_type.name)
+
+    def _take_format(self, row: PluginRow, output_format: OutputFormat) -> None:
+        """Take a format whose name and aliases are all free: models are matched with formats by these words alone."""
+        taken = {word.lower(): known for known in self.output_formats.values() for word in (known.name, *known.aliases)}
+        for word in (output_format.name, *output_format.aliases):
+            if (known := taken.get(word.lower())) is not None:
+                owner = self._owners["output format", known.name]
+                what = f"output format '{output_format.name}'"
+                if word != output_format.name:
+                    what = f"alias '{word}' of {what}"
+                self.add_problem(row.name, f"{what} is already registered by plugin '{owner}'", "Rename one of them.")
+                return
+        name = output_format.name
+        self._take(row, "output format", name, output_format, self.output_formats, row.output_formats)
 
     def _routes(self) -> Iterator[tuple[str, Any]]:
         for model_type in self.model_types.values():

@@ -7,7 +7,7 @@ an owner.
 
 import pluggy
 
-from .types import Engine, Family, Hub, InstanceEvent, ModelFiles, ModelType
+from .types import Engine, Family, Hub, InstanceEvent, ModelFiles, ModelType, OutputFormat
 
 API_VERSION = 1
 """Number of the plugin API. A plugin may state the one it was written for as `MODELRACK_API = 1` in its module."""
@@ -63,6 +63,19 @@ def register_hubs() -> list[Hub]:
     Called once at start-up, in the server's process.
 
     Returns: any number of hubs; a name already taken by another plugin is refused.
+    Raises: anything; the plugin is then listed as failed and the server starts without it.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_output_formats() -> list[OutputFormat]:
+    """Describe ways in which language models write tool calls and reasoning.
+
+    Called once at start-up, in the server's process; the parsers they name are imported in workers only. Engines that
+    parse their models' output themselves do not ask for them.
+
+    Returns: any number of formats; a name or an alias already taken by another plugin is refused.
     Raises: anything; the plugin is then listed as failed and the server starts without it.
     """
     raise NotImplementedError

@@ -25,6 +25,7 @@ __all__ = [
     "ModelFiles",
     "ModelType",
     "Options",
+    "OutputFormat",
     "PythonWorker",
     "Route",
     "Source",
@@ -178,6 +179,28 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """A way in which models write tool calls, their reasoning, or both, and the class that reads it.
+
+    A model's format is the one that its family names (`Family.tool_format`); else the one whose marks its chat template
+    has, of several the one with the most marks. Marks are what a template teaches a model to write, never its name.
+
+    Args:
+        name: as families say it (`hermes`).
+        kind: what it reads.
+        parser: dotted path `package.module:Class` of a `modelrack.llm.formats.OutputParser`; imported in workers.
+        aliases: other names that families use for it.
+        marks: each is a set of strings; a template that has all the strings of one of them teaches this format.
+    """
+
+    name: str
+    kind: Literal["tools", "reasoning", "both"]
+    parser: str
+    aliases: tuple[str, ...] = ()
+    marks: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
     """Everything a worker needs to know: what was resolved, with files, checked options and devices.
 
@@ -186,6 +209,8 @@ class LoadPlan:
         accelerators: indices of the devices given to this replica; empty means the CPU alone.
         lora: (name, path) of the adapters to load.
         request_defaults: fields that requests take on where they leave them out and their route knows them.
+        output_formats: all that plugins have registered, for LLMs.
+        feature_engines: names of the other engines that claim a feature, by it, for errors that say who can.
     """
 
     model_uid: str
@@ -197,6 +222,8 @@ class LoadPlan:
     accelerators: tuple[int, ...] = ()
     lora: tuple[tuple[str, str], ...] = ()
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    output_formats: tuple[OutputFormat, ...] = ()
+    feature_engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +292,8 @@ class Engine:
         takes_lora: it loads LoRA adapters; a launch that brings some is refused otherwise.
         rank: preference when the user names no engine; the highest that accepts wins, equal ones by name.
         estimate: memory a replica will need; None means "unknown".
+        features: what it can do beyond the plainest request, in the words of `modelrack.llm.features`; the conformance
+            kit holds it to these, and errors of other engines name it.
     """
 
     name: str
@@ -278,6 +307,7 @@ class Engine:
     takes_lora: bool = False
     rank: int = 0
     estimate: Callable[[LoadPlan, Machine], MemoryEstimate] | None = None
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,8 @@ class Instance:
 
     def _replica(self, replica_id: int, files: ModelFiles) -> Replica:
         request, resolved, context = self.request, self.resolved, self._context
+        plugins, model_type = context.plugins, context.plugins.model_types[self.resolved.family.model_type]
+        chats = any(route.ability == "chat" for route in model_type.routes)
         adapters = request.peft_model_config.lora_list if request.peft_model_config else []
         plan = LoadPlan(
             model_uid=self.model_uid,
@@ -199,13 +201,15 @@ class Instance:
             accelerators=place(context.machine(), request.n_gpu, request.gpu_indices),
             request_defaults={} if request.enable_thinking is None else {"enable_thinking": request.enable_thinking},
             lora=tuple((adapter.lora_name, str(expand_home(adapter.local_path))) for adapter in adapters),
+            output_formats=tuple(plugins.output_formats.values()) if chats else (),
+            feature_engines=plugins.feature_engines(model_type.name, resolved.engine.name),
         )
         spec = ReplicaSpec(
             model_uid=self.model_uid,
             replica_id=replica_id,
             engine=resolved.engine,
             plan=plan,
-            routes=context.plugins.model_types[resolved.family.model_type].routes,
+            routes=model_type.routes,
             request_limit=request.request_limits,
             env=request.envs or {},
             retries=self.record.was_ready,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelrack.client import Client
-from serving import Server
+from modelrack.testing.serving import Server
 
 from .commands import Terminal, run, run_json
 
@@ -50,7 +50,7 @@ def test_question_as_json(server: Server, uid: str) -> None:
 
 
 def test_model_by_name_is_launched_when_it_does_not_run(tmp_path: Path, server: Server) -> None:
-    from serving import start_server
+    from modelrack.testing.serving import start_server
 
     with start_server(tmp_path) as own:
         assert "modelrack chat --model-name" in run(own.environment, "chat", "hi", code=1).stderr

@@ -13,7 +13,7 @@ import pytest
 
 from modelrack.cli.app import COMMANDS
 from modelrack.client import Client
-from serving import Server, clean_environment, start_server, wait_until
+from modelrack.testing.serving import Server, clean_environment, start_server, wait_until
 
 from .commands import PROGRAM, Terminal, run, run_json
 

@@ -197,3 +197,78 @@ def test_a_row_lists_the_hooks_it_implements(site: Site) -> None:
     site.add("paint", good())
     hooks = load_plugins("paint").row("paint").hooks
     assert hooks == ["register_engines", "register_families", "register_model_types"]
+
+
+FORMATS = """
+from modelrack.hooks import OutputFormat, hookimpl
+
+@hookimpl
+def register_output_formats():
+    return [OutputFormat(name="{name}", kind="tools", parser="m:P", aliases={aliases}, marks=(("<a>", "</a>"),))]
+"""
+
+
+def formats(name: str, *aliases: str) -> str:
+    return FORMATS.format(name=name, aliases=aliases)
+
+
+def test_output_formats_are_collected(site: Site) -> None:
+    site.add("paint", formats("strokes", "dots"))
+    plugins = load_plugins("paint")
+    row = plugins.row("paint")
+    assert (row.state, row.output_formats) == ("loaded", ["strokes"])
+    assert row.to_json()["output_formats"] == ["strokes"]
+    assert plugins.output_formats["strokes"].aliases == ("dots",)
+    assert plugins.owner("output format", "strokes") == "paint"
+    assert plugins.row("builtin").output_formats == list(plugins.output_formats)[:-1]
+    assert "hermes" in plugins.output_formats
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "problem"),
+    [
+        ("Strokes", (), "output format 'Strokes' is already registered by plugin 'a'"),
+        ("DOTS", (), "output format 'DOTS' is already registered by plugin 'a'"),
+        ("lines", ("strokes",), "alias 'strokes' of output format 'lines' is already registered by plugin 'a'"),
+        ("lines", ("x", "Dots"), "alias 'Dots' of output format 'lines' is already registered by plugin 'a'"),
+        ("lines", ("Qwen",), "alias 'Qwen' of output format 'lines' is already registered by plugin 'builtin'"),
+    ],
+)
+def test_names_and_aliases_of_output_formats_are_unique(
+    site: Site, name: str, aliases: tuple[str, ...], problem: str
+) -> None:
+    site.add("a", formats("strokes", "dots"))
+    site.add("b", formats(name, *aliases))
+    plugins = load_plugins("a,b")
+    row = plugins.row("b").to_json()
+    assert (row["state"], row["failure"], row["remedy"]) == ("partial", problem, "Rename one of them.")
+    assert "strokes" in plugins.output_formats and name not in plugins.output_formats
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "reason"),
+    [
+        ('parser="m:P"', 'parser="m.P"', "parser must be a dotted path 'package.module:Name', not 'm.P'"),
+        ('kind="tools"', 'kind="tool"', "kind must be Literal['tools', 'reasoning', 'both'], not 'tool'"),
+        (
+            'marks=(("<a>", "</a>"),)',
+            'marks=("<a>", "</a>")',
+            "marks must be tuple[tuple[str, ...], ...], not ('<a>', '</a>')",
+        ),
+    ],
+)
+def test_the_fields_of_an_output_format_are_checked(site: Site, wrong: str, right: str, reason: str) -> None:
+    site.add("paint", formats("strokes").replace(wrong, right))
+    row = load_plugins("paint").row("paint").to_json()
+    assert (row["state"], row["failure"]) == ("failed", f"OutputFormat 'strokes': {reason}")
+
+
+def test_the_other_engines_that_can_are_known_by_feature(site: Site) -> None:
+    claim = 'aliases=aliases, features=("seed", "n")'
+    site.add("a", good(engine="one", family="red").replace("aliases=aliases", claim))
+    other = good(engine="two", family="blue").replace("/v1/colours", "/v1/b").replace("aliases=aliases", claim)
+    site.add("b", other.replace('"seed", "n"', '"seed",'))
+    plugins = load_plugins("a,b")
+    assert plugins.feature_engines("colour", "none") == {"seed": ("one", "two"), "n": ("one",)}
+    assert plugins.feature_engines("colour", "one") == {"seed": ("two",)}
+    assert plugins.feature_engines("LLM", "one") == {}

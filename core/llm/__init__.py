@@ -1,0 +1,1 @@
+"""What all language models have in common: one behaviour for prompts and answers, whatever the engine."""
