@@ -37,6 +37,7 @@ class ChatRequest(SamplingRequest):
     )
 
     refused: ClassVar[Mapping[str, str]] = {
+        **SamplingRequest.refused,
         "audio": "no engine here speaks in a chat; use /v1/audio/speech",
         "echo": "a chat has no prompt to echo",
         "function_call": "this form is older than tools; use tool_choice",

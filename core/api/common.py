@@ -83,8 +83,13 @@ _RULES = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 class SamplingRequest(InferenceRequest):
     """The fields that chat and completion requests share."""
 
+    refused: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+        "this engine has no DRY",
+    )
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "best_of": (1,),
+        "dry_multiplier": (0,),
         "echo": (False,),
         "frequency_penalty": (0,),
         "ignore_eos": (False,),
@@ -119,6 +124,13 @@ class SamplingRequest(InferenceRequest):
     ignore_eos: bool | None = Field(None, description="Generate up to max_tokens, past end tokens.")
     min_tokens: int | None = Field(None, ge=0, description="Tokens before an end token is allowed.")
     skip_special_tokens: bool | None = None
+    dry_multiplier: float | None = Field(None, ge=0, le=100, description="Strength of DRY; 0 switches it off.")
+    dry_base: float | None = Field(None, ge=1, le=100)
+    dry_allowed_length: int | None = Field(None, ge=0, le=2**31 - 1, description="Longest repetition without penalty.")
+    dry_penalty_last_n: int | None = Field(None, ge=-1, le=2**31 - 1, description="Tokens looked at; -1: all.")
+    dry_sequence_breakers: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
+        None, min_length=1, max_length=64
+    )
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, description="By token id.")
     guided_json: dict[str, Any] | str | None = Field(None, description="JSON schema that the answer must satisfy.")
     guided_regex: str | None = None

@@ -41,6 +41,7 @@ class CompletionRequest(SamplingRequest):
     )
 
     refused: ClassVar[Mapping[str, str]] = {
+        **SamplingRequest.refused,
         "best_of": "it is not implemented; ask for n and choose",
         "suffix": "the model cannot fill in the middle",
     }

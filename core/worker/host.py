@@ -97,6 +97,7 @@ class Host:
         routes: the routes that may be asked for.
         status: makes the answer to `GET /_worker/status`.
         defaults: fields that requests take on where they leave them out.
+        feature_engines: names of other engines by the feature they claim, for errors that say who can.
     """
 
     def __init__(
@@ -105,9 +106,11 @@ class Host:
         routes: Iterable[Route],
         status: Callable[[], Mapping[str, Any]],
         defaults: Mapping[str, Any] | None = None,
+        feature_engines: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self._model_uid = model_uid
         self._defaults = defaults
+        self._feature_engines = feature_engines
         self._routes = {route.path: route for route in routes}
         self._bound: dict[str, _Bound] = {}
         self._status = status
@@ -133,7 +136,8 @@ class Host:
             handler = handlers.get(route.ability)
             if handler is not None:
                 model = import_dotted(route.request)
-                bound[path] = _Bound(handler, make_parser(model, self._defaults), make_check(model, handler))
+                check = make_check(model, handler, self._feature_engines)
+                bound[path] = _Bound(handler, make_parser(model, self._defaults), check)
         self._bound = bound
 
     def open(self) -> None:

@@ -50,7 +50,8 @@ class Worker:
         self.facts: Mapping[str, Any] = {}
         self.stopping = asyncio.Event()
         self.expired = False
-        self.host = Host(job.plan.model_uid, job.routes, self.status, job.plan.request_defaults)
+        plan = job.plan
+        self.host = Host(plan.model_uid, job.routes, self.status, plan.request_defaults, plan.feature_engines)
         self.server = HttpServer(self.host.serve, render_error, job.max_body_bytes)
 
     def status(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from ..errors import BadRequest, UnsupportedParameter
+from ..llm.features import who_can
 
 __all__ = ["explain", "import_dotted", "make_check", "make_parser"]
 
@@ -47,11 +48,16 @@ def make_parser(model: type[BaseModel], defaults: Mapping[str, Any] | None = Non
     return parse
 
 
-def make_check(model: type[BaseModel], handler: object) -> Callable[[Any], None]:
-    """Return the function that refuses fields the engine cannot honour.
+def make_check(
+    model: type[BaseModel], handler: object, feature_engines: Mapping[str, tuple[str, ...]] | None = None
+) -> Callable[[Any], None]:
+    """Return the function that refuses fields the engine cannot honour, and names the engines that can.
 
     A handler's `unsupported` adds to the fields that its request model refuses by itself; its `supported` takes away.
     A field that is null, or has a value that asks for nothing (the model's `neutral`), is no reason to refuse.
+
+    Args:
+        feature_engines: names of other engines by the feature they claim, as in `LoadPlan`.
     """
     refused: dict[str, str] = dict(getattr(model, "refused", {}))
     for name in getattr(handler, "supported", ()):
@@ -65,7 +71,8 @@ def make_check(model: type[BaseModel], handler: object) -> Callable[[Any], None]
         for name in sorted(given):
             value = getattr(request, name)
             if value is not None and value not in neutral.get(name, ()):
-                raise UnsupportedParameter(f"'{name}' cannot be honoured: {refused[name]}.", param=name)
+                remedy = who_can(name, feature_engines or {})
+                raise UnsupportedParameter(f"'{name}' cannot be honoured: {refused[name]}.", param=name, remedy=remedy)
 
     return check
 
