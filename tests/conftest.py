@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from modelrack.client import Client
-from serving import Server, start_server
+from modelrack.testing.serving import Server, start_server
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from environments import Environment, make_environment
-from serving import wait_until_ready
+from modelrack.testing.serving import wait_until_ready
 
 __all__ = ["Block", "Reader", "read_blocks"]
 

@@ -1,1 +1,1 @@
-"""What tests of plugins need: small models, made on the fly."""
+"""What tests of plugins need: servers, small models made on the fly, and the conformance kit."""

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHATML", "LARGE", "TINY", "Shape", "write_random_model"]
+__all__ = [
+    "CHATML",
+    "CONTROL",
+    "LARGE",
+    "NORMAL",
+    "TINY",
+    "Shape",
+    "byte_alphabet",
+    "write_random_model",
+    "write_tokenizer",
+]
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -17,7 +27,8 @@ CHATML = (
 """The chat template that the models carry unless they are given another."""
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
-_NORMAL, _CONTROL = 1, 3
+NORMAL, CONTROL = 1, 3
+"""Types of tokens in a GGUF file."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -27,6 +38,7 @@ class Shape:
 
     Args:
         file_type: `f32`, `f16` or `q8_0`, for the matrices.
+        architecture: `llama`, or `qwen2vl`, whose positions have the parts that images need.
     """
 
     width: int = 128
@@ -36,6 +48,7 @@ class Shape:
     hidden: int = 384
     context: int = 2048
     file_type: str = "f16"
+    architecture: str = "llama"
 
 
 TINY = Shape()
@@ -57,7 +70,7 @@ def write_random_model(
     """
     import gguf  # type: ignore[import-untyped, unused-ignore]
 
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_name("random")
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
@@ -66,9 +79,12 @@ def write_random_model(
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape.width // shape.heads)
+    head = shape.width // shape.heads
+    writer.add_rope_dimension_count(head)
+    if shape.architecture == "qwen2vl":
+        writer.add_rope_dimension_sections([head // 4, head // 8, head // 8, 0])
     writer.add_file_type({"f32": 0, "f16": 1, "q8_0": 7}[shape.file_type])
-    printable = _write_tokenizer(writer, chat_template, fill_in)
+    printable = write_tokenizer(writer, chat_template, fill_in)
     _write_weights(writer, shape, seed, printable)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -77,7 +93,7 @@ def write_random_model(
     return path
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """Return the character that stands for each byte in a byte-level vocabulary (GPT-2's `bytes_to_unicode`)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     names = {byte: chr(byte) for byte in plain}
@@ -86,9 +102,9 @@ def _byte_alphabet() -> list[str]:
     return [names[byte] for byte in range(256)]
 
 
-def _write_tokenizer(writer: Any, chat_template: str | None, fill_in: bool) -> list[bool]:
+def write_tokenizer(writer: Any, chat_template: str | None = CHATML, fill_in: bool = True) -> list[bool]:
     """Add the vocabulary, and return for each token whether its text is printable ASCII."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     space = alphabet[ord(" ")]
     pairs = [(a, b) for a in _LETTERS for b in "aeiou"] + [(space, a) for a in _LETTERS]
     tokens = [*alphabet, *(a + b for a, b in pairs), *_SPECIAL]
@@ -96,7 +112,7 @@ def _write_tokenizer(writer: Any, chat_template: str | None, fill_in: bool) -> l
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([_NORMAL] * first + [_CONTROL] * len(_SPECIAL))
+    writer.add_token_types([NORMAL] * first + [CONTROL] * len(_SPECIAL))
     writer.add_token_merges([f"{a} {b}" for a, b in pairs])
     writer.add_bos_token_id(first)
     writer.add_eos_token_id(first + 2)

@@ -23,7 +23,7 @@ from modelrack.client import (
     Unauthorized,
 )
 from modelrack.client.handles import AsyncChatHandle, ChatHandle
-from serving import Server, start_server, wait_until
+from modelrack.testing.serving import Server, start_server, wait_until
 
 MESSAGES = [{"role": "user", "content": "one two three four five"}]
 

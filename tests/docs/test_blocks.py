@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from modelrack.client import Client
+from modelrack.testing.serving import Server
 from pages import Reader, read_blocks
-from serving import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from environments import Environment, make_environment
-from serving import Server, clean_environment, start_server
+from modelrack.testing.serving import Server, clean_environment, start_server
 
 ENGINE = """
 from modelrack.hooks import Engine, Family, PythonWorker, Source, Variant, hookimpl
@@ -42,6 +42,22 @@ BROKEN = {
     ),
 }
 
+# A plugin that is sound, but the package that its engine runs on is not here.
+WITHOUT_ENGINE = f"""{ENGINE}
+@hookimpl
+def register_engines():
+    engine = Engine(
+        name="absent",
+        model_types=("LLM",),
+        worker=PythonWorker(loader="m:L"),
+        accepts=lambda c, m: None,
+        aliases=("away",),
+        requires=("a_package_that_is_nowhere",),
+        remedy="pip install a-package",
+    )
+    return [engine]
+"""
+
 
 def install(environment: Environment, name: str, code: str) -> None:
     """Install one module as a plugin, with the metadata that pip would write."""
@@ -58,6 +74,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     environment = make_environment(tmp_path_factory.mktemp("environment") / "venv")
     for name, (code, _, _) in BROKEN.items():
         install(environment, name, code)
+    install(environment, "without_engine", WITHOUT_ENGINE)
     return environment
 
 
@@ -102,6 +119,21 @@ def test_the_table_shows_them_too(environment: Environment) -> None:
     assert "a_module_that_is_nowhere" in done.stdout and "register_engines" in done.stdout
 
 
+def test_a_missing_package_of_an_engine_is_told_with_its_remedy(
+    environment: Environment, rows: dict[str, dict[str, Any]]
+) -> None:
+    row = rows["without_engine"]
+    assert (row["state"], row["failure"]) == ("loaded", None)
+    assert "a_package_that_is_nowhere cannot be found" in row["missing"]["absent"]["reason"]
+    assert row["missing"]["absent"]["remedy"] == "pip install a-package"
+    assert rows["echo"]["missing"] == {}
+    done = subprocess.run(
+        [environment.bin / "modelrack", "plugins"], env=clean_environment(), capture_output=True, text=True, timeout=60
+    )
+    assert "without_engine: Engine 'absent' is not installed here" in done.stdout
+    assert "  pip install a-package" in done.stdout
+
+
 def test_the_server_serves_all_the_same(environment: Environment, tmp_path: Path) -> None:
     server: Server
     with start_server(tmp_path, executable=environment.python) as server:
@@ -109,6 +141,19 @@ def test_the_server_serves_all_the_same(environment: Environment, tmp_path: Path
             body = {"model_name": "echo", "model_engine": "echo"}
             launched = api.post("/v1/models", params={"wait_ready": True}, json=body)
             assert launched.status_code == 200, launched.text
+            refused = api.post("/v1/models", json={"model_name": "echo", "model_engine": "away"})
+            assert refused.status_code == 400, refused.text
+            error = refused.json()["error"]
+            assert "Engine 'absent' is not installed here: a_package_that_is_nowhere" in error["message"]
+            assert error["remedy"] == "pip install a-package" and error["param"] == "model_engine"
+            done = subprocess.run(
+                [environment.bin / "modelrack", "engine", "-n", "echo", "-en", "AWAY", "--json"],
+                env=server.environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert "pip install a-package" in json.loads(done.stdout)["engines"]["absent"]
             message = {"role": "user", "content": "one two three"}
             answer = api.post("/v1/chat/completions", json={"model": "echo", "messages": [message]})
             assert "one two three" in answer.json()["choices"][0]["message"]["content"]

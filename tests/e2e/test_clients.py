@@ -12,8 +12,8 @@ from typing import Any
 import openai
 import pytest
 
+from modelrack.testing.serving import Server
 from releases import install_client
-from serving import Server
 
 SESSIONS = Path(__file__).parent / "clients"
 QUESTION = "What is the largest animal?"

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from environments import Environment, make_environment
-from serving import Server, clean_environment, start_server
+from modelrack.testing.serving import Server, clean_environment, start_server
 
 PYPROJECT = """
 [build-system]

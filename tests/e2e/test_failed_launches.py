@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from modelrack.testing.serving import Server, start_server
 from modelrack_demo.plugin import MODELS
-from serving import Server, start_server
 
 GHOST = """
 from modelrack.hooks import Engine, Family, PythonWorker, Variant, hookimpl

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from serving import RunningServer, start_server
+from modelrack.testing.serving import RunningServer, start_server
 
 CHAT = {"messages": [{"role": "user", "content": "one two three four five six seven eight nine ten"}]}
 

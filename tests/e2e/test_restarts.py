@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from modelrack.lifecycle.store import Store
+from modelrack.testing.serving import Server, clean_environment, start_server, wait_until
 from modelrack_demo.plugin import MODELS
-from serving import Server, clean_environment, start_server, wait_until
 
 CHAT = {"messages": [{"role": "user", "content": "one two three"}]}
 

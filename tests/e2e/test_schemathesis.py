@@ -14,7 +14,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
-from serving import Server, start_server
+from modelrack.testing.serving import Server, start_server
 
 EXAMPLES = 12
 LIMIT_S = 10

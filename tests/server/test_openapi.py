@@ -6,7 +6,7 @@ from modelrack.api.chat import ChatRequest
 from modelrack.api.completions import CompletionRequest
 from modelrack.api.launch import LaunchRequest
 from modelrack.api.tokenize import ConvertIdsRequest, DetokenizeRequest, TokenizeRequest
-from serving import Server
+from modelrack.testing.serving import Server
 
 REQUESTS = [ChatRequest, CompletionRequest, ConvertIdsRequest, DetokenizeRequest, LaunchRequest, TokenizeRequest]
 

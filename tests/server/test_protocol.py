@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serving import Server
+from modelrack.testing.serving import Server
 
 
 def talk(server: Server, data: bytes) -> tuple[int, dict[str, object]]:

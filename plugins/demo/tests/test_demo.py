@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from modelrack.testing.serving import start_server
 from modelrack_demo.plugin import MODELS, register_families
-from serving import start_server
 
 CASES = json.loads((Path(__file__).parent / "heldout.json").read_text())
 LARGEST = "What is the largest animal?"

@@ -75,6 +75,8 @@ def register_engines() -> list[Engine]:
             options=EchoOptions,
             rank=1,
             estimate=estimate,
+            # There is one answer to each prompt: sampling has nothing to choose, and every seed gives it.
+            features=("sampling", "seed", "n", "ignore_eos"),
         ),
         Engine(
             name="echo-command",

@@ -16,6 +16,7 @@ from modelrack.api.common import FinishReason, SamplingRequest, usage_dict
 from modelrack.api.completions import CompletionRequest, CompletionWriter, completion_answer
 from modelrack.api.tokenize import ConvertIdsRequest, DetokenizeRequest, TokenizeRequest
 from modelrack.errors import BadRequest, LaunchFailed
+from modelrack.llm.errors import context_overflow
 from modelrack.worker import Call, Handler, Loader, Reply, Report
 
 from .options import EchoOptions
@@ -29,7 +30,8 @@ _UNSUPPORTED = dict.fromkeys(
         *("logprobs", "top_logprobs", "logit_bias", "tools", "tool_choice", "response_format", "guided_json"),
         *("guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend", "guided_whitespace_pattern"),
         *("lora_name", "stop_token_ids", "enable_thinking", "chat_template_kwargs", "reasoning_effort", "documents"),
-        *("continue_final_message", "cache_salt", "min_tokens", "echo"),
+        *("continue_final_message", "cache_salt", "min_tokens", "echo", "skip_special_tokens", "repetition_penalty"),
+        *("frequency_penalty", "presence_penalty"),
     ),
     _NO_MODEL,
 )
@@ -108,10 +110,9 @@ class _Source:
         prompt = len(pieces) if prompt_tokens is None else prompt_tokens
         room = self._options.context_length - prompt
         if room <= 0:
-            raise BadRequest(
-                f"The prompt has {prompt} tokens, but the context holds {self._options.context_length}.",
-                param="messages" if isinstance(request, ChatRequest) else "prompt",
-            )
+            error = context_overflow(prompt, self._options.context_length)
+            error.param = "messages" if isinstance(request, ChatRequest) else "prompt"
+            raise error
         limit = min(room, request.token_limit or room)
         if (self._options.repeat or request.ignore_eos) and pieces:
             pieces = list(itertools.islice(itertools.cycle(pieces), limit))

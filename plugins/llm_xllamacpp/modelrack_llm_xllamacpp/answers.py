@@ -16,11 +16,14 @@ import orjson
 
 from modelrack.api.common import make_id, now
 from modelrack.errors import EngineError, ModelrackError
+from modelrack.llm.text import StopStrings
 from modelrack.worker import Call
 from modelrack.worker.bridge import ThreadStream
 
 from .faults import explain_exception, explain_fault
+from .logprobs import Entry
 from .speed import Speed
+from .stops import StopGate
 from .tools import ForcedTools
 
 __all__ = ["CREATED", "Answer", "Collector", "Part", "Streamer", "Want"]
@@ -42,9 +45,10 @@ class Want:
         n: answers for each prompt.
         usage: a stream ends with its usage.
         from_text: a chat is answered by events of a completion.
+        stop: strings that end the answer.
     """
 
-    __slots__ = ("echo", "forced", "from_text", "logprobs", "n", "stop_ids", "usage")
+    __slots__ = ("echo", "forced", "from_text", "logprobs", "n", "stop", "stop_ids", "usage")
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Want:
         n: int = 1,
         usage: bool = False,
         from_text: bool = False,
+        stop: StopStrings | None = None,
     ) -> None:
         self.logprobs = logprobs
         self.stop_ids = stop_ids
@@ -64,6 +69,12 @@ class Want:
         self.n = n
         self.usage = usage
         self.from_text = from_text
+        self.stop = stop
+
+    @property
+    def may_stop(self) -> bool:
+        """Tell whether the answer may be ended here, so that each call of the engine can give one only."""
+        return bool(self.stop_ids) or self.stop is not None
 
 
 class Answer:
@@ -78,6 +89,7 @@ class Answer:
         self._lock = Lock()
         self._prompts: dict[int, tuple[int, int]] = {}
         self._completion_tokens: dict[int, int] = {}
+        self._gates: dict[int, StopGate] = {}
 
     @property
     def is_cancelled(self) -> bool:
@@ -100,6 +112,24 @@ class Answer:
     def finish(self) -> None:
         """Do what is to be done when all calls are over."""
         raise NotImplementedError
+
+    def check_stop(
+        self, part: "Part", index: int, text: str, finish: str | None, entries: list[Entry]
+    ) -> tuple[str, str | None, list[Entry]]:
+        """Return as much of a choice's text and tokens as no stop string can begin in; one that is found ends it."""
+        strings = self.want.stop
+        if strings is None:
+            return text, finish, entries
+        gate = self._gates.get(index)
+        if gate is None:
+            gate = self._gates[index] = StopGate(strings)
+        elif gate.found:
+            return "", None, []
+        text, entries = gate.feed(text, entries, is_last=finish is not None)
+        if gate.found:
+            part.stopped = finish is None
+            finish = "stop"
+        return text, finish, entries
 
     def count_usage(self, prompt: int, index: int, usage: Mapping[str, Any]) -> None:
         """Keep the counts of one answer. Answers to the same prompt share its tokens."""
@@ -180,11 +210,12 @@ class Part:
             self.answer.count_usage(self.prompt, self.first + self.count, usage)
             self.count += 1
         timings = data.get("timings")
-        if timings is not None:
-            if self.stopped:
-                self.answer.count_usage(self.prompt, self.first, _usage_so_far(timings))
-            else:
-                self.answer.speed.learn(timings)
+        if timings is None:
+            return False
+        if self.stopped:
+            self.answer.count_usage(self.prompt, self.first, _usage_so_far(timings))
+        else:
+            self.answer.speed.learn(timings)
         return self.stopped
 
     def end(self, error: BaseException | None) -> None:
@@ -215,7 +246,7 @@ class Streamer(Answer):
         head = {"id": make_id(self._prefix), "object": self._object, "created": now(), "model": call.model_uid}
         self.head = orjson.dumps(head)[:-1] + b',"choices":['
         self.started: set[int] = set()
-        self.is_plain = want.logprobs is None and not want.stop_ids and want.forced is None and want.echo is None
+        self.is_plain = want.logprobs is None and not want.may_stop and want.forced is None and want.echo is None
 
     @property
     def is_cancelled(self) -> bool:

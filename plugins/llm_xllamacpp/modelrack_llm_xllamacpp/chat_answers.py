@@ -6,7 +6,7 @@ from typing import Any
 from modelrack.api.common import make_id, now
 from modelrack.worker import Call
 
-from .answers import CREATED, Collector, Part, Streamer, Want
+from .answers import CREATED, Answer, Collector, Part, Streamer, Want
 from .logprobs import Entry, chat_entry, read_entries
 from .speed import Speed
 from .text_answers import plain_text, read_text
@@ -40,7 +40,7 @@ class ChatStream(Streamer):
         if index not in self.started:
             self.started.add(index)
             self._send(index, {"role": "assistant", "content": ""})
-        delta, finish, entries = _read_chat(part, choice, self.want)
+        delta, finish, entries = read_choice(self, part, index, choice)
         forced = self.want.forced
         if forced is not None:
             delta, finish = self._force(forced, index, delta, finish)
@@ -87,10 +87,11 @@ class _ChatPart(Part):
 
     def feed(self, event: bytes) -> bool:
         """Take an event; True stops the call."""
-        if not event.startswith(_PLAIN):
-            return super().feed(event)
         answer = self.answer
         assert isinstance(answer, ChatStream)
+        # The event that names the role does not come if the first token is half a character.
+        if not event.startswith(_PLAIN) or 0 not in answer.started:
+            return super().feed(event)
         # What follows the choices holds no free text but the model's uid, so the last match is the end of them.
         return not answer.stream.put(answer.head + event[12 : event.rindex(CREATED)] + b"]}")
 
@@ -153,7 +154,7 @@ class ChatCollector(Collector):
         one = self._choices.get(index)
         if one is None:
             one = self._choices[index] = _ChatChoice()
-        delta, finish, entries = _read_chat(part, choice, self.want)
+        delta, finish, entries = read_choice(self, part, index, choice)
         one.add(delta)
         one.entries.extend(entries)
         if finish is not None:
@@ -187,6 +188,18 @@ class ChatCollector(Collector):
         if alternatives is not None:
             logprobs = {"content": [chat_entry(entry, alternatives) for entry in one.entries]}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+
+def read_choice(
+    answer: Answer, part: Part, index: int, choice: dict[str, Any]
+) -> tuple[dict[str, Any], str | None, list[Entry]]:
+    """Return delta, reason of the end and tokens of a choice, as far as stop strings let them through."""
+    delta, finish, entries = _read_chat(part, choice, answer.want)
+    if answer.want.stop is not None:
+        text, finish, entries = answer.check_stop(part, index, delta.pop("content", ""), finish, entries)
+        if text:
+            delta["content"] = text
+    return delta, finish, entries
 
 
 def _read_chat(part: Part, choice: dict[str, Any], want: Want) -> tuple[dict[str, Any], str | None, list[Entry]]:

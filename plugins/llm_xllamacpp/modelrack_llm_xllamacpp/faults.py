@@ -8,6 +8,7 @@ from modelrack.errors import BadRequest, EngineError, ModelrackError, NotReady
 __all__ = ["ContextLengthExceeded", "explain_exception", "explain_fault"]
 
 _FIELD = re.compile(r"^Field '([^']+)': (.*)$", re.DOTALL)
+_MEDIA = re.compile(r"failed to load image|invalid url|base64|image_url|input_audio", re.IGNORECASE)
 _JSON_NOISE = re.compile(r"\[json\.exception\.[\w.]+\] ")
 _PUBLIC_NAMES = {
     "n_predict": "max_tokens",
@@ -61,6 +62,8 @@ def _too_long(fault: dict[str, Any]) -> ModelrackError:
 
 def _bad_request(message: str) -> ModelrackError:
     match = _FIELD.match(message)
+    if not match and _MEDIA.search(message):
+        return BadRequest(f"'messages': {_sentence(message, capital=False)}", param="messages")
     if not match:
         return BadRequest(_sentence(message))
     name = _PUBLIC_NAMES.get(match[1], match[1])

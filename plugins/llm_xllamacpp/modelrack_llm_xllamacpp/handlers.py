@@ -11,6 +11,7 @@ from modelrack.api.completions import CompletionRequest
 from modelrack.api.tokenize import ConvertIdsRequest, DetokenizeRequest, TokenizeRequest
 from modelrack.catalog.gguf import read_metadata
 from modelrack.errors import BadRequest, UnsupportedParameter
+from modelrack.llm.text import StopStrings
 from modelrack.worker import Call
 
 from .answers import Collector, Streamer, Want
@@ -18,7 +19,7 @@ from .chat_answers import ChatCollector, ChatStream
 from .embedded import Embedded
 from .facts import ModelFacts
 from .grammars import GrammarCheck
-from .requests import UNSUPPORTED, chat_body, constraint, generate_body, logprobs_of, prepare_messages
+from .requests import DRY, UNSUPPORTED, chat_body, constraint, generate_body, logprobs_of, prepare_messages
 from .speed import Speed
 from .templates import PlainTemplate
 from .text_answers import TextCollector, TextStream
@@ -72,7 +73,7 @@ class _Answering:
 
         One call gives at most as many answers as there are slots. Seeds go on from call to call.
         """
-        slots = 1 if want.stop_ids else self._facts.n_parallel
+        slots = 1 if want.may_stop else self._facts.n_parallel
         for number, body in enumerate(bodies):
             for first in range(0, want.n, slots):
                 count = min(slots, want.n - first)
@@ -81,7 +82,7 @@ class _Answering:
                     one = {**body, "n": count}
                     if first > 0 and "seed" in body:
                         one["seed"] = (body["seed"] + first) % _SEEDS
-                whole = may_be_whole and count == 1 and isinstance(answer, Collector) and not want.stop_ids
+                whole = may_be_whole and count == 1 and isinstance(answer, Collector) and not want.may_stop
                 data = self._encode(one, limit, whole, want)
                 self._threads.submit(Work(method, data, answer.part(number, number * want.n + first)))
 
@@ -97,13 +98,15 @@ class _Answering:
         extra = b',"stream":true,"stream_options":{"include_usage":true}'
         if len(data) > 2 * self._facts.n_batch:
             extra += b',"return_progress":true'
-        if want.stop_ids:
+        if want.may_stop:
             extra += b',"timings_per_token":true'
         return data[:-1] + extra + b"}"
 
 
 class Chat(_Answering):
     """Answers `chat`."""
+
+    supported: ClassVar[tuple[str, ...]] = DRY
 
     def __call__(self, request: ChatRequest, call: Call) -> Awaitable[Any]:
         """Answer a conversation. What is returned may also be an iterator of events, which need not be awaited."""
@@ -119,6 +122,7 @@ class Chat(_Answering):
             n=request.n or 1,
             usage=request.include_usage,
             from_text=bool(request.stop_token_ids),
+            stop=StopStrings([*request.stop, *self._facts.stop]) if request.stop else None,
         )
         if want.logprobs is not None and request.stream and request.tools and forced is None:
             raise UnsupportedParameter("'logprobs' cannot be had with tools in a stream.", param="logprobs")
@@ -192,7 +196,7 @@ class Generate(_Answering):
     @property
     def supported(self) -> tuple[str, ...]:
         """Return the fields that depend on the model and that this one can honour."""
-        return ("suffix",) if self._facts.fill_in else ()
+        return (*DRY, "suffix") if self._facts.fill_in else DRY
 
     async def __call__(self, request: CompletionRequest, call: Call) -> AsyncIterator[bytes] | bytes:
         """Continue each prompt."""
@@ -211,6 +215,7 @@ class Generate(_Answering):
             echo=await self._echo(request) if request.echo else None,
             n=request.n or 1,
             usage=request.include_usage,
+            stop=StopStrings(request.stop) if request.stop else None,
         )
         calls = _count_calls(len(bodies), want, self._facts)
         if request.stream:
@@ -250,7 +255,7 @@ class Generate(_Answering):
 
 
 def _count_calls(prompts: int, want: Want, facts: ModelFacts) -> int:
-    slots = 1 if want.stop_ids else facts.n_parallel
+    slots = 1 if want.may_stop else facts.n_parallel
     return prompts * -(-want.n // slots)
 
 

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from modelrack.catalog.gguf import GgufMetadata, read_metadata
-from modelrack.catalog.gguf_memory import cache_bytes_per_token, output_buffer_bytes
-from modelrack.errors import BadRequest, LaunchFailed
+from modelrack.catalog.gguf import GgufMetadata
+from modelrack.catalog.gguf_memory import (
+    cache_bytes_per_token,
+    file_bytes,
+    free_memory,
+    output_buffer_bytes,
+    read_model,
+)
+from modelrack.errors import LaunchFailed
 from modelrack.hooks import LoadPlan, Machine, MemoryEstimate
 
-__all__ = ["Sizes", "choose_sizes", "estimate", "extra_weights", "free_memory", "read_model"]
+__all__ = ["Sizes", "choose_sizes", "estimate", "extra_weights"]
 
 _SLOTS = 8
 _WANTED_SLOTS = 4
@@ -32,20 +37,6 @@ class Sizes:
     n_ubatch: int
     cache_bytes: int
     buffer_bytes: int
-
-
-def read_model(path: str) -> GgufMetadata:
-    """Read the model's header with what the estimates need.
-
-    Raises: BadRequest: it is no GGUF file, cut off, or a multimodal projector.
-    """
-    metadata = read_metadata(path)
-    key = f"{metadata.architecture}.attention.head_count_kv"
-    if key in metadata.array_lengths and key not in metadata.keys:
-        metadata = read_metadata(path, arrays=(key,))
-    if metadata.is_projector:
-        raise BadRequest(f"{path} is a multimodal projector, which is no model by itself.", param="model_path")
-    return metadata
 
 
 def choose_sizes(
@@ -113,17 +104,6 @@ def estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate:
 
 def extra_weights(plan: LoadPlan) -> int:
     """Return the bytes of the files that are loaded beside the model: projector, draft model, adapters."""
-    names = [
-        plan.options["mmproj"] or plan.files.projector,
-        plan.options["draft_model"],
-        *(path for _, path in plan.lora),
-    ]
-    paths = [Path(name) for name in names if name]
-    return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-def free_memory(machine: Machine, accelerators: tuple[int, ...]) -> int:
-    """Return the free bytes where the cache will lie: in the given accelerators, else in main memory."""
-    if accelerators:
-        return sum(device.memory_free_bytes for device in machine.accelerators if device.index in accelerators)
-    return machine.memory_free_bytes
+    options = plan.options
+    projector = options["mmproj"] or plan.files.projector
+    return file_bytes((projector, options["draft_model"], *(path for _, path in plan.lora)))

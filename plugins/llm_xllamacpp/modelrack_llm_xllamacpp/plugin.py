@@ -8,6 +8,11 @@ __all__ = ["MODELRACK_API", "register_engines"]
 
 MODELRACK_API = 1
 
+_FEATURES = (
+    *("sampling", "seed", "n", "penalties", "dry", "logit_bias", "logprobs", "stop_token_ids", "ignore_eos"),
+    *("echo", "suffix", "token_prompts", "json_schema", "regex", "choice", "grammar", "tools", "forced_tools"),
+    *("reasoning", "template_variables", "continue_message", "lora", "images", "prefix_cache", "speculation"),
+)
 _REMEDY = "pip install modelrack-llm-xllamacpp"
 
 
@@ -40,5 +45,6 @@ def register_engines() -> list[Engine]:
             takes_lora=True,
             rank=50,
             estimate=_estimate,
+            features=_FEATURES,
         )
     ]

@@ -12,7 +12,16 @@ from modelrack.errors import BadRequest, UnsupportedParameter
 
 from .facts import ModelFacts
 
-__all__ = ["UNSUPPORTED", "chat_body", "constraint", "generate_body", "json_limits", "logprobs_of", "prepare_messages"]
+__all__ = [
+    "DRY",
+    "UNSUPPORTED",
+    "chat_body",
+    "constraint",
+    "generate_body",
+    "json_limits",
+    "logprobs_of",
+    "prepare_messages",
+]
 
 UNSUPPORTED: Mapping[str, str] = {
     "cache_salt": "llama.cpp cannot keep the cached prompts of different salts apart",
@@ -23,6 +32,9 @@ UNSUPPORTED: Mapping[str, str] = {
 }
 """Request fields that this engine refuses, with the reason."""
 
+DRY = ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers")
+"""Fields that request models refuse by themselves, and llama.cpp knows."""
+
 _SAME = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -32,8 +44,8 @@ _SAME = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
     "repetition_penalty": "repeat_penalty",
-    "stop": "stop",
     "ignore_eos": "ignore_eos",
+    **{name: name for name in DRY},
 }
 _PLAIN = ("user", "system", "assistant")
 _SEEDS = 2**32 - 1
@@ -244,8 +256,8 @@ def chat_body(request: ChatRequest, facts: ModelFacts) -> dict[str, Any]:
     """
     body = _common(request, facts)
     body["messages"] = prepare_messages(request.messages, facts)
-    if facts.stop:
-        body["stop"] = [*(request.stop or ()), *facts.stop]
+    if facts.stop and not request.stop:
+        body["stop"] = [*facts.stop]  # else they are looked for here, with the request's own
     kwargs = request.template_kwargs
     if kwargs:
         body["chat_template_kwargs"] = kwargs

@@ -33,7 +33,7 @@ class TextStream(Streamer):
 
     def take(self, part: Part, index: int, choice: dict[str, Any]) -> None:
         """Take one choice of an event."""
-        text, finish, entries = read_text(part, choice, self.want)
+        text, finish, entries = self.check_stop(part, index, *read_text(part, choice, self.want))
         if index not in self.started:
             self.started.add(index)
             if self.want.echo is not None:
@@ -83,7 +83,7 @@ class TextCollector(Collector):
 
     def take(self, part: Part, index: int, choice: dict[str, Any]) -> None:
         """Take one choice of an event, or a whole one."""
-        text, finish, entries = read_text(part, choice, self.want)
+        text, finish, entries = self.check_stop(part, index, *read_text(part, choice, self.want))
         texts = self._texts.get(index)
         if texts is None:
             echo = self.want.echo

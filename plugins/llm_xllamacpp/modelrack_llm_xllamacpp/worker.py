@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from modelrack.catalog.gguf import GgufMetadata
+from modelrack.catalog.gguf_memory import free_memory, read_model
 from modelrack.errors import LaunchFailed
 from modelrack.hooks import LoadPlan
 from modelrack.machine import probe
@@ -19,7 +20,7 @@ from .embedded import Embedded
 from .facts import ModelFacts
 from .grammars import GrammarCheck
 from .handlers import Chat, ConvertIds, Detokenize, Generate, Tokenize
-from .memory import choose_sizes, extra_weights, free_memory, read_model
+from .memory import choose_sizes, extra_weights
 from .params import build_params, count_threads
 from .speed import Speed
 from .templates import PlainTemplate, is_plain

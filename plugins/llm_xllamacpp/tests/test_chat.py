@@ -375,3 +375,12 @@ def test_template_variables_reach_the_template(start: Start, tiny_model: Path) -
     assert count(enable_thinking=False) == plain + 4
     assert count(chat_template_kwargs={"mood": "??"}) == plain + 2
     assert worker.stop() == 0
+
+
+def test_dry_reaches_the_sampler(worker: WorkerProcess) -> None:
+    """A strong penalty on what is repeated makes a repetitive answer another one; switched off it changes nothing."""
+    body: dict[str, Any] = {"messages": HELLO, "max_tokens": 100, "temperature": 0}
+    plain = worker.ok(CHAT, **body)["choices"][0]["message"]["content"]
+    strong = {"dry_multiplier": 50, "dry_base": 4, "dry_allowed_length": 1, "dry_sequence_breakers": ["\x01"]}
+    assert worker.ok(CHAT, **body, **strong)["choices"][0]["message"]["content"] != plain
+    assert worker.ok(CHAT, **body, dry_multiplier=0)["choices"][0]["message"]["content"] == plain

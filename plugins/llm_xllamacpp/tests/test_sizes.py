@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from modelrack.catalog.gguf_memory import read_model
 from modelrack.errors import LaunchFailed
 from modelrack.hooks import Candidate, Family, Machine, Variant
 from modelrack_llm_xllamacpp import plugin
-from modelrack_llm_xllamacpp.memory import Sizes, choose_sizes, read_model
+from modelrack_llm_xllamacpp.memory import Sizes, choose_sizes
 from modelrack_llm_xllamacpp.options import LlamaCppOptions
 from modelrack_llm_xllamacpp.params import count_threads
 
