@@ -1,8 +1,20 @@
 """Tell from a GGUF header how much memory its attention cache will need; for every engine that runs GGUF files."""
 
-from .gguf import GgufMetadata
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
-__all__ = ["CACHE_TYPES", "cache_bytes_per_token", "output_buffer_bytes"]
+from ..errors import BadRequest
+from ..hooks.types import Machine
+from .gguf import GgufMetadata, read_metadata
+
+__all__ = [
+    "CACHE_TYPES",
+    "cache_bytes_per_token",
+    "file_bytes",
+    "free_memory",
+    "output_buffer_bytes",
+    "read_model",
+]
 
 CACHE_TYPES: dict[str, float] = {
     "f32": 4.0,
@@ -54,3 +66,30 @@ def output_buffer_bytes(metadata: GgufMetadata, batch: int, micro_batch: int) ->
     hidden = metadata.number("feed_forward_length") or 4 * width
     vocabulary = metadata.vocabulary_size or 0
     return 4 * (micro_batch * (4 * width + 3 * hidden) + min(batch, 64) * vocabulary)
+
+
+def read_model(path: str) -> GgufMetadata:
+    """Read a model's header with what the estimates need.
+
+    Raises: BadRequest: it is no GGUF file, cut off, or a multimodal projector.
+    """
+    metadata = read_metadata(path)
+    key = f"{metadata.architecture}.attention.head_count_kv"
+    if key in metadata.array_lengths and key not in metadata.keys:
+        metadata = read_metadata(path, arrays=(key,))
+    if metadata.is_projector:
+        raise BadRequest(f"{path} is a multimodal projector, which is no model by itself.", param="model_path")
+    return metadata
+
+
+def file_bytes(names: Iterable[str | None]) -> int:
+    """Return the bytes of files that are loaded beside a model; those that are missing count nothing."""
+    paths = [Path(name) for name in names if name]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def free_memory(machine: Machine, accelerators: Collection[int]) -> int:
+    """Return the free bytes where a cache will lie: in the given accelerators, else in main memory."""
+    if accelerators:
+        return sum(device.memory_free_bytes for device in machine.accelerators if device.index in accelerators)
+    return machine.memory_free_bytes

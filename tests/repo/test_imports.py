@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelrack.catalog.engines import missing_modules
 from modelrack.hooks import PythonWorker
 from modelrack.hooks.loader import load_plugins
 
@@ -26,6 +28,7 @@ ENGINES = {
     "transformers",
     "vllm",
     "llama_cpp",
+    "llguidance",
     "xllamacpp",
     "sentence_transformers",
     "diffusers",
@@ -105,9 +108,23 @@ def test_what_plugins_name_by_a_dotted_path_is_there() -> None:
     plugins = load_plugins(None)
     routes = [route for model_type in plugins.model_types.values() for route in model_type.routes]
     paths = [hub.fetch for hub in plugins.hubs.values()]
+    paths += [output_format.parser for output_format in plugins.output_formats.values()]
     paths += [path for route in routes for path in (route.request, route.response, route.chunk) if path]
-    paths += [engine.worker.loader for engine in plugins.engines.values() if isinstance(engine.worker, PythonWorker)]
+    loaders = {
+        engine.worker.loader: missing_modules(engine)
+        for engine in plugins.engines.values()
+        if isinstance(engine.worker, PythonWorker)
+    }
+    paths += [formats.parser for formats in plugins.output_formats.values()]
+    paths += [loader for loader, missing in loaders.items() if not missing]
     assert len(paths) > 10
     for path in paths:
         module, _, name = path.partition(":")
         assert hasattr(importlib.import_module(module), name), path
+    # What cannot be imported here, because its engine is not, can be read.
+    for loader in loaders:
+        module, _, name = loader.partition(":")
+        found = importlib.util.find_spec(module)
+        assert found and found.origin, loader
+        tree = ast.parse(Path(found.origin).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, loader

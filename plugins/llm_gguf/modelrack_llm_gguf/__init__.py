@@ -1,0 +1,1 @@
+"""GGUF language models on llama-cpp-python, many sequences in one decode loop."""

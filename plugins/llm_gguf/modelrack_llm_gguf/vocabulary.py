@@ -1,0 +1,107 @@
+"""The model's vocabulary: text to tokens and back."""
+
+import ctypes
+from array import array
+from collections.abc import Mapping
+from functools import cached_property
+
+from modelrack.errors import EngineError
+
+from . import bindings
+from .bindings import Handle
+
+__all__ = ["Vocabulary"]
+
+_LONG_TEXT = 4096
+"""Bytes of text from which other threads may run while it is read."""
+_PIECE = 128
+
+
+class Vocabulary:
+    """Tokens of a loaded model. Used on the event loop, and on no other thread at the same time.
+
+    Args:
+        handle: llama.cpp's vocabulary.
+    """
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.size: int = bindings.vocab_size(handle)
+        self.bos_id = _or_none(bindings.vocab_bos(handle))
+        self.eos_id = _or_none(bindings.vocab_eos(handle))
+        self.pad_id = _or_none(bindings.vocab_pad(handle))
+        self.adds_bos: bool = bindings.vocab_adds_bos(handle)
+        is_end = bindings.vocab_is_end
+        self.end_ids = frozenset(token for token in range(self.size) if is_end(handle, token))
+        self._bytes: dict[int, bytes] = {}
+        self._buffer = ctypes.create_string_buffer(_PIECE)
+
+    @cached_property
+    def fill_in(self) -> tuple[int, int, int] | None:
+        """Return the tokens before a prefix, a suffix and the middle; None where one is missing."""
+        found = (bindings.vocab_fill_prefix, bindings.vocab_fill_suffix, bindings.vocab_fill_middle)
+        prefix, suffix, middle = (one(self.handle) for one in found)
+        return None if min(prefix, suffix, middle) < 0 else (prefix, suffix, middle)
+
+    @cached_property
+    def template_variables(self) -> Mapping[str, str]:
+        """Return the special tokens by the names that chat templates use."""
+        named = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        return {
+            name: self.special_bytes(token).decode("utf-8", "replace")
+            for name, token in named.items()
+            if token is not None
+        }
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return the tokens of a text."""
+        self._check_open()
+        data = text.encode("utf-8", "surrogatepass")
+        tokenize = bindings.tokenize_short if len(data) < _LONG_TEXT else bindings.tokenize_long
+        room = len(data) + 8
+        for _ in range(2):
+            tokens = array("i", bytes(4 * room))
+            count = tokenize(self.handle, data, len(data), tokens.buffer_info()[0], room, add_special, parse_special)
+            if count >= 0:
+                return tokens[:count].tolist()
+            room = -count
+        raise EngineError("llama.cpp could not tokenize a text.")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return what a token adds to a text; nothing for a special token."""
+        found = self._bytes.get(token)
+        if found is None:
+            found = self._bytes[token] = self._piece(token, special=False)
+        return found
+
+    def special_bytes(self, token: int) -> bytes:
+        """Return what a token adds when special tokens are written out too."""
+        return self._piece(token, special=True)
+
+    def token_name(self, token: int) -> str:
+        """Return a token as the vocabulary writes it."""
+        self._check_open()
+        name: bytes | None = bindings.vocab_text(self.handle, token)
+        return (name or b"").decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Hear that the model is about to be freed."""
+        self.handle = 0
+
+    def _check_open(self) -> None:
+        if not self.handle:
+            raise EngineError("The model is closed.")
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        self._check_open()
+        buffer, size = self._buffer, len(self._buffer)
+        length = bindings.token_to_piece(self.handle, token, buffer, size, 0, special)
+        if length < 0:
+            size = -length
+            buffer = ctypes.create_string_buffer(size)
+            length = bindings.token_to_piece(self.handle, token, buffer, size, 0, special)
+        return buffer.raw[:length]
+
+
+def _or_none(token: int) -> int | None:
+    return token if token >= 0 else None

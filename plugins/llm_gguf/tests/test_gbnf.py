@@ -1,0 +1,163 @@
+"""GBNF means what llama.cpp's own sampler takes it to mean: each takes what the other writes."""
+
+import asyncio
+import codecs
+import ctypes
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from modelrack.llm.contract import Constraint
+from modelrack.testing.gguf import write_random_model
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from matching import Tokens, open_vocabulary, walk
+
+from modelrack_llm_gguf.constraints import Constraints, Matcher
+from modelrack_llm_gguf.gbnf import GbnfError
+from modelrack_llm_gguf.lexemes import to_lark
+
+JSON = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::=
+  "{" ws (
+            string ":" ws value
+    ("," ws string ":" ws value)*
+  )? "}" ws
+array  ::=
+  "[" ws (
+            value
+    ("," ws value)*
+  )? "]" ws
+string ::=
+  "\"" (
+    [^"\\\x7F\x00-\x1F] |
+    "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) # escapes
+  )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"""
+
+GRAMMARS = {
+    "json": JSON,
+    "plain": 'root ::= "yes" | "no" | "maybe" [0-9]{1,3}',
+    "no border between letters and a word": 'root ::= "(" root ")" | [a-z]+ "end" root | "."',
+    "a word that begins like another": 'root ::= ("ab" | "abc" | "a") root | "c"',
+    "right": 'root ::= "a" root "a"? | "b"',
+    "empty": 'root ::= "" | "(" (a | b)* root ")"\na ::= ""\nb ::= "x"?',
+    "spaces that may be either's": 'root ::= "[" ws root ws "]" | ws "z" ws\nws ::= [ ]{0,3}',
+    "letters": 'root ::= [^a-y\\n] root | [-\\]^] "\\x41\\u00e4\\U0001F600" | .',
+    "names": 'root ::= Foo-Bar fooBar foo-bar\nFoo-Bar ::= "1" | "(" Foo-Bar ")"\nfooBar ::= "2"\nfoo-bar ::= "3"?',
+    "comments": '# first\nroot ::= # second\n  "a" ( # third\n  "b"\n\n | root ) "c" # last\n\n',
+    "numbers": 'root ::= num (op num)*\nnum ::= [0-9]+ | "(" root ")"\nop ::= [+*] | "**"',
+}
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokens]:
+    path = write_random_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
+    with open_vocabulary(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def constraints(tokens: Tokens) -> Iterator[Constraints]:
+    made = Constraints(tokens.handle, frozenset({tokens.end}))
+    yield made
+    made.close()
+
+
+class Reference:
+    """llama.cpp's own grammar sampler."""
+
+    def __init__(self, tokens: Tokens, grammar: str) -> None:
+        self._size = tokens.size
+        self._sampler: Any = llama_cpp.llama_sampler_init_grammar(tokens.handle, grammar.encode(), b"root")
+        assert self._sampler, "llama.cpp does not take the grammar"
+        self._data = (llama_cpp.llama_token_data * tokens.size)()
+
+    def allowed(self) -> list[int]:
+        """Return the tokens that may come next."""
+        for token in range(self._size):
+            self._data[token] = llama_cpp.llama_token_data(token, 0.0, 0.0)
+        row = llama_cpp.llama_token_data_array(self._data, self._size, -1, False)
+        llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(row))
+        return [one.id for one in self._data if one.logit == 0]
+
+    def accept(self, token: int) -> None:
+        """Take a token."""
+        llama_cpp.llama_sampler_accept(self._sampler, token)
+
+    def close(self) -> None:
+        """Free it."""
+        llama_cpp.llama_sampler_free(self._sampler)
+
+
+def prepare(constraints: Constraints, grammar: str) -> Matcher:
+    return asyncio.run(constraints.prepare(Constraint(kind="grammar", value=grammar, field="guided_grammar")))
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_what_is_written_here_llama_cpp_takes(tokens: Tokens, constraints: Constraints, name: str) -> None:
+    texts = set()
+    for seed in range(12):
+        taken, is_over = walk(prepare(constraints, GRAMMARS[name]), tokens, seed, most=60)
+        reference = Reference(tokens, GRAMMARS[name])
+        try:
+            for token in taken:
+                assert token in reference.allowed(), (tokens.text_of(taken), token)
+                reference.accept(token)
+            assert not is_over or tokens.end in reference.allowed()
+        finally:
+            reference.close()
+        texts.add(tokens.text_of(taken))
+    assert len(texts) > 1
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_what_llama_cpp_writes_is_taken_here(tokens: Tokens, constraints: Constraints, name: str) -> None:
+    for seed in range(12):
+        chance = random.Random(seed)
+        reference = Reference(tokens, GRAMMARS[name])
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        taken: list[int] = []
+        try:
+            while len(taken) < 60:
+                choices = reference.allowed()
+                if tokens.end in choices and (tokens.specials.issuperset(choices) or chance.random() < 0.2):
+                    taken.append(tokens.end)
+                    break
+                choices = [token for token in choices if token not in tokens.specials]
+                token = chance.choice(choices)
+                try:
+                    decoder.decode(tokens.text_of([token]))
+                except UnicodeDecodeError:  # llama.cpp allows bytes that are no text
+                    break
+                taken.append(token)
+                reference.accept(token)
+        finally:
+            reference.close()
+        assert prepare(constraints, GRAMMARS[name]).valid(taken) == len(taken), tokens.text_of(taken)
+
+
+def test_parts_without_recursion_are_found_as_one_piece() -> None:
+    """Character by character, a large vocabulary takes a hundred times as long."""
+    assert to_lark(GRAMMARS["plain"]).startswith("start: /")
+    lark = to_lark(JSON)
+    assert r"/(?:true|false|null)" in lark and r"\x{22}" in lark
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["", "root", "root ::= (", 'root ::= "', "root ::= [", "root ::= []", "root ::= x", 'a ::= "b"', "root ::= <x>"],
+)
+def test_what_is_no_grammar_is_refused(grammar: str) -> None:
+    with pytest.raises(GbnfError):
+        to_lark(grammar)
