@@ -6,6 +6,7 @@ the servers, and the median of the ratios of neighbouring rounds is taken, so th
 
     python bench/end_to_end.py                  # both models, a few minutes
     python bench/end_to_end.py --worker-only    # the worker's own socket in place of the server
+    python bench/end_to_end.py --engine NAME    # another engine for GGUF files
 """
 
 import argparse
@@ -18,20 +19,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 from load import LoadResult, run, run_load
+from modelrack.hooks import Engine, Family, LoadPlan, ModelFiles, PythonWorker, Variant
 from modelrack.testing.gguf import LARGE, TINY, write_random_model
 
 UID = "bench"
+ENGINE = "llama.cpp"
 SLOTS = 8
 TOKENS = 16
 START_S = 60.0
+THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
 BARE = """
 import sys, time
 import xllamacpp
@@ -48,11 +52,16 @@ sys.stdin.read()
 
 @dataclass(frozen=True)
 class Target:
-    """A server under test."""
+    """A server under test.
+
+    Args:
+        pid: the process that computes, where that is known.
+    """
 
     name: str
     address: tuple[str, int] | str
     keep_alive_streams: bool = True
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,24 +90,38 @@ def run_bare(model: Path, context: int, threads: int) -> Iterator[Target]:
         process.wait()
 
 
-@contextmanager
-def run_worker(model: Path, context: int, threads: int) -> Iterator[Target]:
-    """Run a worker by itself."""
-    from modelrack.builtin import register_model_types
-    from modelrack.hooks import Family, LoadPlan, ModelFiles, Variant
-    from modelrack.worker import Job
-    from modelrack.worker.job import write_job
-    from modelrack_llm_xllamacpp.options import LlamaCppOptions
+def find_engine(name: str) -> Engine:
+    """Return the description of an engine that is installed here."""
+    from modelrack.hooks.loader import load_plugins
 
-    options = LlamaCppOptions(n_ctx=context, n_parallel=SLOTS, n_threads=threads)
-    plan = LoadPlan(
+    engine = load_plugins(None).find_engine(name)
+    if engine is None:
+        raise SystemExit(f"there is no engine '{name}' in this environment")
+    return engine
+
+
+def make_plan(model: Path, engine: Engine, **options: Any) -> LoadPlan:
+    """Return what a worker is told to load."""
+    return LoadPlan(
         model_uid=UID,
         family=Family(name=UID, model_type="LLM", abilities=("chat", "generate")),
         variant=Variant(format="gguf"),
         quantization="none",
         files=ModelFiles(path=str(model), format="gguf"),
-        options=options.model_dump(),
+        options=engine.options(**options).model_dump(),
     )
+
+
+@contextmanager
+def run_worker(model: Path, context: int, threads: int, engine: str = ENGINE) -> Iterator[Target]:
+    """Run a worker by itself."""
+    from modelrack.builtin import register_model_types
+    from modelrack.worker import Job
+    from modelrack.worker.job import write_job
+
+    found = find_engine(engine)
+    assert isinstance(found.worker, PythonWorker)
+    plan = make_plan(model, found, n_ctx=context, n_parallel=SLOTS, n_threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             incarnation=secrets.token_hex(8),
@@ -108,13 +131,13 @@ def run_worker(model: Path, context: int, threads: int) -> Iterator[Target]:
             lease_s=60,
             plan=plan,
             routes=next(one for one in register_model_types() if one.name == "LLM").routes,
-            loader="modelrack_llm_xllamacpp.worker:LlamaCppLoader",
+            loader=found.worker.loader,
         )
         write_job(Path(folder) / "job.json", job)
         process = subprocess.Popen([sys.executable, "-P", "-m", "modelrack.worker", "job.json"], cwd=folder)
         try:
             _await_ready(job.socket)
-            yield Target("worker", job.socket)
+            yield Target(f"worker of {found.name}", job.socket, pid=process.pid)
         finally:
             _stop(process)
 
@@ -131,7 +154,7 @@ def _await_ready(socket: str) -> None:
 
 
 @contextmanager
-def run_server(model: Path, context: int, threads: int) -> Iterator[Target]:
+def run_server(model: Path, context: int, threads: int, engine: str = ENGINE) -> Iterator[Target]:
     """Run modelrack and launch the model."""
     import socket
 
@@ -153,7 +176,7 @@ def run_server(model: Path, context: int, threads: int) -> Iterator[Target]:
             body = {
                 "model_name": str(model),
                 "model_uid": UID,
-                "model_engine": "llama.cpp",
+                "model_engine": engine,
                 "n_ctx": context,
                 "n_parallel": SLOTS,
                 "n_threads": threads,
@@ -240,25 +263,39 @@ def _middle(result: LoadResult) -> float:
     return statistics.median(result.first_byte_s) * 1000
 
 
+def measure(
+    begin: Callable[[Path, int, int, str], AbstractContextManager[Target]],
+    engine: str,
+    *,
+    only: str | None,
+    rounds: int,
+    threads: int,
+) -> Iterator[dict[str, Any]]:
+    """Compare an engine, behind the server or its worker alone, with llama.cpp's own HTTP server, in all cases."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, shape, amounts in (("1M", TINY, ((1, 200), (8, 200), (32, 200))), ("100M", LARGE, ((1, 4), (8, 16)))):
+            if only not in (None, name):
+                continue
+            model = write_random_model(Path(folder) / f"{name}.gguf", shape)
+            with run_bare(model, 1024, threads) as theirs, begin(model, 1024, threads, engine) as ours:
+                for clients, requests in amounts:
+                    for stream in (False, True):
+                        yield compare(ours, theirs, Case(name, clients, stream, requests), rounds)
+
+
 def main() -> None:
     """Run all cases and print one line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker-only", action="store_true", help="measure the worker's own socket")
+    parser.add_argument("--engine", default=ENGINE, help="the engine of modelrack to measure")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", choices=("1M", "100M"))
-    parser.add_argument("--threads", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
+    parser.add_argument("--threads", type=int, default=THREADS)
     arguments = parser.parse_args()
     begin = run_worker if arguments.worker_only else run_server
-    with tempfile.TemporaryDirectory() as folder:
-        for name, shape, amounts in (("1M", TINY, ((1, 200), (8, 200), (32, 200))), ("100M", LARGE, ((1, 4), (8, 16)))):
-            if arguments.only not in (None, name):
-                continue
-            model = write_random_model(Path(folder) / f"{name}.gguf", shape)
-            with run_bare(model, 1024, arguments.threads) as theirs, begin(model, 1024, arguments.threads) as ours:
-                for clients, requests in amounts:
-                    for stream in (False, True):
-                        case = Case(name, clients, stream, requests)
-                        print(json.dumps(compare(ours, theirs, case, arguments.rounds)), flush=True)
+    figures = measure(begin, arguments.engine, only=arguments.only, rounds=arguments.rounds, threads=arguments.threads)
+    for one in figures:
+        print(json.dumps(one), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 from gateway_echo import ask_echo, start_echo
 from gateway_hops import HOPS
+from load import cpu_time_s
 
 PACE_S = 0.02
 HERE = Path(__file__).parent
@@ -67,13 +68,8 @@ class Server:
         return ["--url", f"http://127.0.0.1:{self.port}"]
 
     def cpu_now_s(self) -> float:
-        """Return the CPU time of all its threads: nanoseconds from the scheduler, or clock ticks where it has none."""
-        try:
-            tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-        except OSError:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the CPU time of all its threads."""
+        return cpu_time_s(self.process.pid)
 
 
 def start(kind: str, socket: str, *extra: str) -> Server:

@@ -10,22 +10,28 @@ Use it from another script (`run_load`), or by hand against any server that spea
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
 
-__all__ = ["LoadResult", "run_load"]
+__all__ = ["LoadResult", "cpu_time_s", "run_load"]
 
 
 @dataclass
 class LoadResult:
-    """What the clients saw. Times in seconds; events are server-sent events, `[DONE]` included."""
+    """What the clients saw. Times in seconds; events are server-sent events, `[DONE]` included.
+
+    Args:
+        gaps_s: times between the events of a stream, zero for those that came together; only if they were asked for.
+    """
 
     requests: int = 0
     failures: int = 0
@@ -34,11 +40,12 @@ class LoadResult:
     wall_s: float = 0.0
     first_byte_s: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] | None = None
     statuses: dict[int, int] = field(default_factory=dict)
 
     def summary(self) -> dict[str, object]:
         """Return the figures without the single times."""
-        facts = {key: value for key, value in asdict(self).items() if key not in ("first_byte_s", "latency_s")}
+        facts = {key: value for key, value in asdict(self).items() if not key.endswith("_s") or key == "wall_s"}
         facts["requests_per_s"] = self.requests / self.wall_s if self.wall_s else 0.0
         facts["events_per_s"] = self.events / self.wall_s if self.wall_s else 0.0
         for name, times in (("first_byte", self.first_byte_s), ("latency", self.latency_s)):
@@ -58,6 +65,7 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[bool] | None = None
         self.sent = 0.0
         self.waiting = True
+        self.heard = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
@@ -83,6 +91,10 @@ class _Connection(asyncio.Protocol):
         if self.waiting:
             self.waiting = False
             self.result.first_byte_s.append(perf_counter() - self.sent)
+            self.heard = perf_counter()
+        elif self.result.gaps_s is not None:
+            before, self.heard = self.heard, perf_counter()
+            self.result.gaps_s += [self.heard - before, *[0.0] * (body.count(b"\n\n") - 1)]
         self.result.events += body.count(b"\n\n")
 
     def on_message_complete(self) -> None:
@@ -99,43 +111,57 @@ class _Connection(asyncio.Protocol):
 
 
 async def _client(
-    address: tuple[str, int] | str, request: bytes, result: LoadResult, todo: list[int], keep_alive: bool
+    address: tuple[str, int] | str, requests: Iterator[bytes], result: LoadResult, keep_alive: bool
 ) -> None:
     loop = asyncio.get_running_loop()
     connection: _Connection | None = None
-    while todo[0] > 0:
-        todo[0] -= 1
-        if connection is None or connection.transport is None or not connection.keep_alive or not keep_alive:
-            if connection is not None and connection.transport is not None:
-                connection.transport.close()
-            if isinstance(address, str):
-                _, connection = await loop.create_unix_connection(lambda: _Connection(result), address)
-            else:
-                _, connection = await loop.create_connection(lambda: _Connection(result), *address)
-        good = await connection.ask(request)
-        result.requests += good
-        result.failures += not good
-    if connection is not None and connection.transport is not None:
-        connection.transport.close()
+    try:
+        for request in requests:
+            if connection is None or connection.transport is None or not connection.keep_alive or not keep_alive:
+                if connection is not None and connection.transport is not None:
+                    connection.transport.close()
+                if isinstance(address, str):
+                    _, connection = await loop.create_unix_connection(lambda: _Connection(result), address)
+                else:
+                    _, connection = await loop.create_connection(lambda: _Connection(result), *address)
+            good = await connection.ask(request)
+            result.requests += good
+            result.failures += not good
+    finally:
+        if connection is not None and connection.transport is not None:
+            connection.transport.close()
 
 
 async def run_load(
     address: tuple[str, int] | str,
     path: str,
-    body: bytes,
+    body: bytes | Sequence[bytes],
     *,
     clients: int,
     requests: int,
     keep_alive: bool = True,
     headers: tuple[tuple[str, str], ...] = (),
+    result: LoadResult | None = None,
 ) -> LoadResult:
     """Send `requests` requests from `clients` clients, each sending its next one when the last was answered.
 
     Args:
         address: host and port, or the path of a Unix socket.
+        body: of every request; of several, each is sent in turn.
         keep_alive: False: a new connection for each request.
+        result: what to count in, for a caller that looks at it meanwhile, or cancels.
     """
-    result = LoadResult()
+    result = LoadResult() if result is None else result
+    bodies = [body] if isinstance(body, bytes) else body
+    prepared = [_request(path, one, headers) for one in bodies]
+    todo = (prepared[number % len(prepared)] for number in range(requests))
+    begin = perf_counter()
+    await asyncio.gather(*(_client(address, todo, result, keep_alive) for _ in range(clients)))
+    result.wall_s = perf_counter() - begin
+    return result
+
+
+def _request(path: str, body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
     lines = [
         f"POST {path} HTTP/1.1",
         "host: localhost",
@@ -143,12 +169,17 @@ async def run_load(
         f"content-length: {len(body)}",
     ]
     lines += [f"{name}: {value}" for name, value in headers]
-    request = "\r\n".join([*lines, "", ""]).encode() + body
-    todo = [requests]
-    begin = perf_counter()
-    await asyncio.gather(*(_client(address, request, result, todo, keep_alive) for _ in range(clients)))
-    result.wall_s = perf_counter() - begin
-    return result
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def cpu_time_s(pid: int) -> float:
+    """Return the CPU time of a process, all threads: from the scheduler, or in clock ticks where it does not count."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except OSError:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(main: Coroutine[Any, Any, LoadResult]) -> LoadResult:
