@@ -10,7 +10,7 @@ from ..errors import BadRequest
 from .contract import Constraint, ModelTraits
 from .errors import Refusals
 
-__all__ = ["check_kind", "find_constraint"]
+__all__ = ["check_kind", "find_constraint", "read_constraint"]
 
 _WORDS = {"json_schema": "JSON schemas", "regex": "regular expressions", "choice": "choices", "grammar": "grammars"}
 
@@ -21,6 +21,17 @@ def find_constraint(
     """Return the constraint that a request asks for, or None.
 
     Raises: BadRequest: more than one is given, or one that is malformed, or one that the engine cannot honour.
+    """
+    constraint = read_constraint(request)
+    if constraint is not None:
+        check_kind(constraint, traits, refuse)
+    return constraint
+
+
+def read_constraint(request: ChatRequest | CompletionRequest) -> Constraint | None:
+    """Return the constraint that a request asks for, or None, whether or not an engine can honour it.
+
+    Raises: BadRequest: more than one is given, or one that is malformed.
     """
     given: list[Constraint] = []
     if request.guided_json is not None:
@@ -34,13 +45,10 @@ def find_constraint(
     schema = _response_schema(request.response_format)
     if schema is not None:
         given.append(Constraint(kind="json_schema", value=schema, field="response_format"))
-    if not given:
-        return None
     if len(given) > 1:
         names = sorted(one.field for one in given)
         raise BadRequest(f"Only one of {' and '.join(names)} can be given.", param=names[-1])
-    check_kind(given[0], traits, refuse)
-    return given[0]
+    return given[0] if given else None
 
 
 def check_kind(constraint: Constraint, traits: ModelTraits, refuse: Refusals) -> None:

@@ -1,6 +1,6 @@
 """From the public request models to llama.cpp's requests."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -9,6 +9,7 @@ from modelrack.api.chat import ChatRequest, text_messages
 from modelrack.api.common import SamplingRequest
 from modelrack.api.completions import CompletionRequest
 from modelrack.errors import BadRequest, UnsupportedParameter
+from modelrack.llm.constraints import read_constraint
 
 from .facts import ModelFacts
 
@@ -98,23 +99,8 @@ def constraint(request: ChatRequest | CompletionRequest, facts: ModelFacts) -> t
 
     Raises: BadRequest: more than one constraint is given, or one that is malformed.
     """
-    given: dict[str, dict[str, Any]] = {}
-    if request.guided_json is not None:
-        given["guided_json"] = json_limits(_schema(request.guided_json), facts)
-    if request.guided_regex is not None:
-        given["guided_regex"] = {"grammar": _regex(request.guided_regex, facts)}
-    if request.guided_choice is not None:
-        given["guided_choice"] = {"grammar": _choice(request.guided_choice, facts)}
-    if request.guided_grammar is not None:
-        if "\0" in request.guided_grammar:  # llama.cpp would read it up to there, or not at all
-            raise BadRequest("'guided_grammar' must not have a zero byte.", param="guided_grammar")
-        given["guided_grammar"] = {"grammar": request.guided_grammar}
-    schema = _response_schema(request.response_format)
-    if schema is not None:
-        given["response_format"] = json_limits(schema, facts)
-    if len(given) > 1:
-        raise BadRequest(f"Only one of {' and '.join(sorted(given))} can be given.", param=max(given))
-    return next(iter(given.items()), None)
+    asked = read_constraint(request)
+    return None if asked is None else (asked.field, _LIMITS[asked.kind](asked.value, facts))
 
 
 def json_limits(schema: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
@@ -130,49 +116,30 @@ def json_limits(schema: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
     return {"grammar": f"%llguidance {{}}\nstart: %json {text}"}
 
 
-def _schema(value: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(f"'guided_json' is not JSON: {error}.", param="guided_json") from None
-    if not isinstance(value, dict):
-        raise BadRequest("'guided_json' must be a JSON schema, an object.", param="guided_json")
-    return value or {"type": "object"}
-
-
-def _response_schema(form: Any) -> dict[str, Any] | None:
-    """Return the schema that a `response_format` asks for, or None if it asks for nothing."""
-    if form is None:
-        return None
-    kind = form.get("type")
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return form.get("schema") or {"type": "object"}
-    if kind == "json_schema" and isinstance(form.get("json_schema"), dict):
-        return form["json_schema"].get("schema") or {"type": "object"}
-    raise BadRequest("'response_format': type must be text, json_object or json_schema.", param="response_format")
-
-
-def _regex(pattern: str, facts: ModelFacts) -> str:
+def _regex(pattern: str, facts: ModelFacts) -> dict[str, Any]:
     if not facts.has_llguidance:
         raise UnsupportedParameter(
             "'guided_regex' cannot be honoured: this build of llama.cpp is without llguidance.", param="guided_regex"
         )
-    # An answer is matched from beginning to end, so anchors there say nothing, and llguidance does not know them.
-    text = pattern.removeprefix("^")
-    if text.endswith("$") and not text.endswith("\\$"):
-        text = text[:-1]
-    text = text.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n")
-    return f"%llguidance {{}}\nstart: /{text}/"
+    text = pattern.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n")
+    return {"grammar": f"%llguidance {{}}\nstart: /{text}/"}
 
 
-def _choice(choices: list[str], facts: ModelFacts) -> str:
-    if any(not choice for choice in choices):
-        raise BadRequest("'guided_choice' must not have an empty string.", param="guided_choice")
+def _choice(choices: tuple[str, ...], facts: ModelFacts) -> dict[str, Any]:
     texts = " | ".join(orjson.dumps(choice).decode() for choice in choices)
-    return f"%llguidance {{}}\nstart: {texts}" if facts.has_llguidance else f"root ::= {texts}"
+    return {"grammar": f"%llguidance {{}}\nstart: {texts}" if facts.has_llguidance else f"root ::= {texts}"}
+
+
+def _grammar(text: str, facts: ModelFacts) -> dict[str, Any]:
+    return {"grammar": text}
+
+
+_LIMITS: Mapping[str, Callable[[Any, ModelFacts], dict[str, Any]]] = {
+    "json_schema": json_limits,
+    "regex": _regex,
+    "choice": _choice,
+    "grammar": _grammar,
+}
 
 
 def prepare_messages(messages: list[Any], facts: ModelFacts) -> list[Any]:
