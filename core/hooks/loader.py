@@ -112,12 +112,14 @@ class Plugins:
         return None
 
     def feature_engines(self, model_type: str, engine_name: str) -> dict[str, tuple[str, ...]]:
-        """Return the names of the engines of a model type, other than a given one, that claim a feature, by it."""
+        """Return which engines of a model type can do what a given one does not claim: their names by feature."""
+        own = self.engines[engine_name].features if engine_name in self.engines else ()
         found: dict[str, tuple[str, ...]] = {}
         for engine in self.engines.values():
-            if model_type in engine.model_types and engine.name != engine_name:
+            if model_type in engine.model_types:
                 for feature in engine.features:
-                    found[feature] = (*found.get(feature, ()), engine.name)
+                    if feature not in own:
+                        found[feature] = (*found.get(feature, ()), engine.name)
         return found
 
     def resolve_model(self, ref: str) -> ModelFiles | None:

@@ -210,7 +210,7 @@ class LoadPlan:
         lora: (name, path) of the adapters to load.
         request_defaults: fields that requests take on where they leave them out and their route knows them.
         output_formats: all that plugins have registered, for LLMs.
-        feature_engines: names of the other engines that claim a feature, by it, for errors that say who can.
+        feature_engines: names of the engines that can do what this one does not claim, by feature, for errors.
     """
 
     model_uid: str

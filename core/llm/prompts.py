@@ -105,10 +105,16 @@ class ChatPrompts:
         return self._model.encode(text, add_special=special, parse_special=True)
 
     def tokens(self, prompt: ChatPrompt) -> list[int] | MediaPrompt:
-        """Return a prompt as engines take it."""
+        """Return a prompt as engines take it.
+
+        Raises: TemplateFailed: there is nothing in it.
+        """
         if prompt.images:
             return MediaPrompt(text=prompt.text, images=prompt.images)
-        return self.encode(prompt.text)
+        tokens = self.encode(prompt.text)
+        if not tokens:
+            raise TemplateFailed("The chat template of this model makes no prompt of these messages.", param="messages")
+        return tokens
 
     def variables(self, given: Mapping[str, Any], field: str | None = None) -> dict[str, Any]:
         """Return a request's variables under the names that the template knows.

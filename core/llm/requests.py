@@ -18,6 +18,7 @@ _SAMPLING = (
 )
 
 _MOST_STOP = 65_536
+_MOST_DIGITS, _MOST_SHOWN = 20, 60
 
 
 class GenerationMaker:
@@ -42,8 +43,11 @@ class GenerationMaker:
         Raises: BadRequest: the prompt is too long, or a field does not fit to the model.
         """
         traits = self._traits
-        if not isinstance(prompt, MediaPrompt) and len(prompt) >= traits.n_ctx:
-            raise context_overflow(len(prompt), traits.n_ctx)
+        if not isinstance(prompt, MediaPrompt):
+            if not prompt:
+                raise BadRequest("The prompt is empty, and there is nothing to go on from.", param="prompt")
+            if len(prompt) >= traits.n_ctx:
+                raise context_overflow(len(prompt), traits.n_ctx)
         limit, least = request.token_limit, request.min_tokens or 0
         if limit is not None and least > limit:
             raise BadRequest(f"'min_tokens' is {least}, but at most {limit} tokens are asked for.", param="min_tokens")
@@ -84,9 +88,12 @@ class GenerationMaker:
         found: dict[int, float] = {}
         n_vocab = self._traits.n_vocab
         for key, bias in biases.items():
-            if not key.isascii() or not key.isdigit() or int(key) >= n_vocab:
+            # By its length first: Python reads no number of thousands of digits.
+            is_id = len(key) <= _MOST_DIGITS and key.isascii() and key.isdigit()
+            if not is_id or int(key) >= n_vocab:
+                shown = key if len(key) <= _MOST_SHOWN else f"{key[:_MOST_SHOWN]}…"
                 raise BadRequest(
-                    f"'logit_bias': '{key}' is no token id; this model's are 0 to {n_vocab - 1}.", param="logit_bias"
+                    f"'logit_bias': '{shown}' is no token id; this model's are 0 to {n_vocab - 1}.", param="logit_bias"
                 )
             found[int(key)] = bias
         return found

@@ -97,7 +97,7 @@ class Host:
         routes: the routes that may be asked for.
         status: makes the answer to `GET /_worker/status`.
         defaults: fields that requests take on where they leave them out.
-        feature_engines: names of other engines by the feature they claim, for errors that say who can.
+        feature_engines: names of the engines that can do what this one does not claim, by feature, for errors.
     """
 
     def __init__(

@@ -122,8 +122,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(server: Server, slow_uid: str)
         terminal.enter("\x03")
         terminal.expect("(stopped)")
         terminal.expect(">>> ")
-        terminal.enter("\x03")
-        terminal.expect(">>> ")
+        terminal.press("\x03", ">>> ")
         terminal.enter("\x04")
         assert terminal.end() == 0
 

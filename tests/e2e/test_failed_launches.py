@@ -81,7 +81,7 @@ CASES = {
         {"model_name": "demo-chat", "n_ctxx": 9}, 400, "no option 'n_ctxx'", "Did you mean 'n_ctx'?"
     ),
     "bad option": Case({"model_name": "demo-chat", "n_ctx": "many"}, 400, "'n_ctx'"),
-    "unknown engine": Case({"model_name": "demo-chat", "model_engine": "lama.cpp"}, 400, "Did you mean 'llama.cpp'?"),
+    "unknown engine": Case({"model_name": "demo-chat", "model_engine": "lama.cpp"}, 400, "Did you mean 'llama.cpp'"),
     "engine not installed": Case(
         {"model_name": "ghost-model", "model_engine": "ghost"},
         400,

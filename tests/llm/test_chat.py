@@ -114,6 +114,7 @@ async def test_fields_reach_the_engine() -> None:
         ({"lora_name": "none"}, "lora_name"),
         ({"logit_bias": {"9999": 1}}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
         ({"stop_token_ids": [9999]}, "stop_token_ids"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"stop": ["x" * 70_000]}, "stop"),
@@ -178,6 +179,16 @@ async def test_the_token_that_begins_texts_is_not_doubled(template: str) -> None
     rig = Rig(ScriptedModel("x", chat_template=template))
     await rig.chat()
     assert rig.prompt() == "<bos>hello"
+
+
+async def test_a_prompt_without_a_token_is_refused() -> None:
+    """An engine would have nothing to compute, and the client would wait for ever."""
+    rig = Rig(ScriptedModel("x", chat_template="{{ '' }}", adds_bos=False))
+    for fields in ({}, {"stream": True}, {"n": 3}):
+        with pytest.raises(BadRequest, match="makes no prompt") as caught:
+            await rig.chat(**fields)
+        assert caught.value.param == "messages"
+    assert not rig.model.generations
 
 
 async def test_constraints_are_normalised() -> None:

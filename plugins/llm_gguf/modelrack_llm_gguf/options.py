@@ -1,8 +1,8 @@
 """The engine's typed options: validation, `modelrack engine` and the docs from one declaration."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelrack.hooks import Options
 
@@ -130,3 +130,9 @@ class LlamaCppPythonOptions(Options):
     verbosity: int = Field(
         1, ge=0, le=4, description="What llama.cpp logs: 0 nothing, 1 errors, 2 warnings, 3 facts, 4 traces."
     )
+
+    @model_validator(mode="after")
+    def _check_lookup(self) -> Self:
+        if self.lookup_max < self.lookup_min:
+            raise ValueError(f"'lookup_max' is {self.lookup_max}, less than 'lookup_min', which is {self.lookup_min}")
+        return self

@@ -34,7 +34,8 @@ def existing(path: str, what: str) -> str:
     Raises: LaunchFailed: it is not.
     """
     if not Path(path).is_file():
-        raise LaunchFailed(f"The file of {what} does not exist: {path}.")
+        remedy = None if Path(path).is_absolute() else "Give its full path: the server runs in another folder."
+        raise LaunchFailed(f"The file of {what} does not exist: {path}.", remedy=remedy)
     return path
 
 
@@ -99,7 +100,8 @@ def build_context_params(plan: LoadPlan, sizes: Sizes, cores: int, *, numbers: i
     params.n_batch = sizes.n_batch
     params.n_ubatch = sizes.n_ubatch
     params.n_seq_max = numbers
-    params.n_outputs_max = outputs
+    # llama.cpp keeps a row for each sequence that it tells apart, and aborts the process if there is room for fewer.
+    params.n_outputs_max = max(outputs, numbers)
     params.kv_unified = True
     params.n_threads = count_threads(options["n_threads"], cores)
     params.n_threads_batch = options["n_threads_batch"] or params.n_threads

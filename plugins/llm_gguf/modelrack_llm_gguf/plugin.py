@@ -17,25 +17,15 @@ _REMEDY = (
 _FEATURES = (
     *("sampling", "seed", "n", "penalties", "dry", "logit_bias", "logprobs", "prompt_logprobs", "stop_token_ids"),
     *("ignore_eos", "min_tokens", "special_tokens", "echo", "suffix", "token_prompts", "json_schema", "regex"),
-    *(
-        "choice",
-        "grammar",
-        "tools",
-        "forced_tools",
-        "reasoning",
-        "template_variables",
-        "continue_message",
-        "lora",
-        "images",
-    ),
-    *("prefix_cache", "cache_salt", "speculation"),
+    *("choice", "grammar", "tools", "forced_tools", "reasoning", "template_variables", "continue_message"),
+    *("lora", "images", "prefix_cache", "cache_salt", "speculation"),
 )
 
 
 def _accepts(candidate: Candidate, machine: Machine) -> str | None:
     """Take every GGUF file, of any architecture: what llama.cpp does not know, it says itself when it loads."""
     if candidate.variant.format != "gguf":
-        return f"runs GGUF files, not the format '{candidate.variant.format}'"
+        return f"it runs GGUF files, not the format '{candidate.variant.format}'"
     return None
 
 

@@ -169,5 +169,6 @@ def _set_extras(engine: Any, params: Any, plan: LoadPlan) -> None:
 
 def _existing(path: str, what: str) -> str:
     if not Path(path).is_file():
-        raise LaunchFailed(f"The file of {what} does not exist: {path}.")
+        remedy = None if Path(path).is_absolute() else "Give its full path: the server runs in another folder."
+        raise LaunchFailed(f"The file of {what} does not exist: {path}.", remedy=remedy)
     return path

@@ -19,7 +19,7 @@ _REMEDY = "pip install modelrack-llm-xllamacpp"
 def _accepts(candidate: Candidate, machine: Machine) -> str | None:
     """Take every GGUF file, of any architecture: what llama.cpp does not know, it says itself when it loads."""
     if candidate.variant.format != "gguf":
-        return f"runs GGUF files, not the format '{candidate.variant.format}'"
+        return f"it runs GGUF files, not the format '{candidate.variant.format}'"
     return None
 
 
