@@ -47,6 +47,7 @@ class EchoLoader(Loader):
         if options.ignore_sigterm:
             # Past Python, as native libraries do. The host takes its handler back after the load; `close` is deaf then.
             ctypes.CDLL(None).signal(int(signal.SIGTERM), 1)
+            report(0.0, "deaf to SIGTERM")
         if options.crash_on_load:
             crash()
         while options.hang_on_load:

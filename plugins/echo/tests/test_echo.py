@@ -326,7 +326,7 @@ def test_deaf_to_sigterm(start_echo: StartEcho) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         worker.process.wait(1)
     loading = start_echo(ignore_sigterm=True, hang_on_load=True)
-    loading.wait_for(lambda: loading.status().get("state") == "loading" and loading.status()["stage"] == "loading")
+    loading.wait_for(lambda: loading.status().get("stage") == "deaf to SIGTERM")
     loading.process.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
         loading.process.wait(1)
