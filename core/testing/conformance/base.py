@@ -183,7 +183,7 @@ class BaseTests:
     # Limits and errors
 
     def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(self, main: Target, path: str) -> None:
-        length = main.http.get(f"/v1/models/{main.uid}").json()["context_length"]
+        length = main.context_length()
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "one two " * length}]}
         if path == COMPLETIONS:
             body = {"prompt": "one two " * length}

@@ -76,7 +76,7 @@ class FaultTests:
         """In one batch: clients that leave, one that is aborted, a prompt that is too long, a field that is wrong."""
         prompts = numbered(16)
         alone = [main.chat(prompt, max_tokens=40).said for prompt in prompts]
-        length = main.http.get(f"/v1/models/{main.uid}").json()["context_length"]
+        length = main.context_length()
         overflow = {"messages": [{"role": "user", "content": "one two " * length}], "max_tokens": 4}
         wrong = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4, "temperature": -1}
         troubles: list[Callable[[], Any]] = [

@@ -98,6 +98,16 @@ class Target:
         ids: list[int] = response.json()["tokens"]
         return ids
 
+    def context_length(self) -> int:
+        """Return how many tokens its context holds, as its description says."""
+        response = self.http.get(f"/v1/models/{self.uid}")
+        assert response.status_code == 200, response.text
+        length = response.json().get("context_length")
+        assert isinstance(length, int), (
+            "its description has no context_length: the family or `Loader.describe` tells it"
+        )
+        return length
+
     def replica(self) -> dict[str, Any]:
         """Return what is known of its only replica."""
         response = self.http.get(f"/v1/models/{self.uid}/replicas")
