@@ -17,7 +17,7 @@ class ContextLengthExceeded(BadRequest):
 def context_overflow(prompt_tokens: int, n_ctx: int) -> ContextLengthExceeded:
     """Return the error for a prompt that leaves no room for an answer."""
     return ContextLengthExceeded(
-        f"The prompt has {prompt_tokens} tokens, and the context of this model holds {n_ctx}.",
+        f"The prompt has {prompt_tokens} tokens, and the context of this model holds {n_ctx}, the answer among them.",
         details={"prompt_tokens": prompt_tokens, "context_length": n_ctx},
     )
 

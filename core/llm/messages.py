@@ -160,9 +160,11 @@ def _prepare_calls(message: dict[str, Any], abilities: Abilities) -> None:
     functions = [call["function"] for call in message["tool_calls"]]
     if not abilities.tool_calls or (abilities.calls_alone and message.get("content")):
         del message["tool_calls"]
-        written = orjson.dumps(
-            [{"name": one["name"], "arguments": _as_object(one["arguments"])} for one in functions]
-        ).decode()
+        calls = [{"name": one["name"], "arguments": _as_object(one["arguments"])} for one in functions]
+        try:
+            written = orjson.dumps(calls).decode()
+        except orjson.JSONEncodeError as error:
+            raise BadRequest(f"The arguments of a tool call cannot be read: {error}.", param="messages") from None
         message["content"] = "\n".join(part for part in (message.get("content"), written) if part)
     elif abilities.object_arguments:
         message["tool_calls"] = [

@@ -16,7 +16,10 @@ __all__ = ["ChatTemplate", "TemplateFailed"]
 _LONGEST = 1_000_000
 """Characters of a template; the longest of known models' have some fifty thousand."""
 _GIVEN = frozenset(("messages", "tools", "add_generation_prompt"))
-_FAULTS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+_FAULTS = (
+    *(TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError),
+    *(AssertionError, RuntimeError, MemoryError),
+)
 """What a template can bring about by itself."""
 
 

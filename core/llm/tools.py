@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import orjson
 
+from ..errors import BadRequest
 from .formats.base import CallArguments, CallStart, Content, OutputParser, ParserContext, Piece
 
 __all__ = ["ForcedParser", "ForcedTools", "clean_tool", "introduce", "tool_parameters"]
@@ -60,10 +61,10 @@ class ForcedTools:
             return [_call(self.name, text)]
         try:
             found = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            calls = found if isinstance(found, list) else [found]
+            return [_call(call["name"], orjson.dumps(call["arguments"]).decode()) for call in calls]
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # cut off, or nested too deeply to be written again
             return _read_cut(text)
-        calls = found if isinstance(found, list) else [found]
-        return [_call(call["name"], orjson.dumps(call["arguments"]).decode()) for call in calls]
 
 
 def tool_parameters(function: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +97,13 @@ def introduce(
 
     Args:
         has_system: the template knows the role `system`.
+
+    Raises: BadRequest: a tool cannot be written as JSON.
     """
-    text = _INTRODUCTION + "\n".join(orjson.dumps(tool["function"]).decode() for tool in tools)
+    try:
+        text = _INTRODUCTION + "\n".join(orjson.dumps(tool["function"]).decode() for tool in tools)
+    except orjson.JSONEncodeError as error:
+        raise BadRequest(f"'tools' cannot be shown to the model: {error}.", param="tools") from None
     first = messages[0]
     if isinstance(first.get("content"), str) and (first["role"] == "system" or not has_system):
         return [{**first, "content": f"{text}\n\n{first['content']}"}, *messages[1:]]

@@ -177,6 +177,7 @@ def test_long_chats_are_no_bomb() -> None:
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ nothing() }}", "'nothing' is undefined"),
         ("{{ messages[0].nothing | tojson }}", "Undefined"),
+        ("{{ messages[0].content | truncate(-5) }}", "expected length"),
     ],
 )
 def test_what_fails_is_a_bad_request_with_the_reason(source: str, words: str) -> None:

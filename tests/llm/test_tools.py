@@ -9,7 +9,7 @@ from llm_rig import HELLO, Rig, make_plan
 from llm_scripted import SPECIAL, TEMPLATE, ScriptedModel, ids
 from modelrack.errors import BadRequest
 from modelrack.llm.formats.base import CallArguments, CallStart, Content, ParserContext, Piece
-from modelrack.llm.tools import ForcedParser, ForcedTools
+from modelrack.llm.tools import ForcedParser, ForcedTools, introduce
 
 TOOLS = [
     {
@@ -274,3 +274,33 @@ async def test_a_stop_string_counts_the_tokens_up_to_it() -> None:
         rig = Rig(ScriptedModel("abcSTOP and much more", step_tokens=step_tokens))
         answer = await rig.ask("chat", messages=HELLO, stop="STOP")
         assert answer["usage"]["completion_tokens"] == 7
+
+
+DEEP = 600
+"""More than orjson writes, less than it reads."""
+
+
+def test_tools_that_are_nested_too_deeply_are_refused() -> None:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(DEEP):
+        schema = {"type": "array", "items": schema}
+    tools = [{"type": "function", "function": {"name": "deep", "parameters": schema}}]
+    with pytest.raises(BadRequest) as caught:
+        introduce(HELLO, tools, has_system=True)
+    assert caught.value.param == "tools"
+
+
+async def test_arguments_that_are_nested_too_deeply_are_refused() -> None:
+    function = {"name": "deep", "arguments": "[" * DEEP + "]" * DEEP}
+    call = {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+    with pytest.raises(BadRequest) as caught:
+        await Rig(ScriptedModel("x")).chat(messages=[{"role": "user", "content": "x"}, call])
+    assert caught.value.param == "messages"
+
+
+def test_forced_calls_that_are_nested_too_deeply_are_given_as_they_came() -> None:
+    arguments = '{"a": ' + "[" * DEEP + "]" * DEEP + "}"
+    text = f'{{"name": "now", "arguments": {arguments}}}'
+    (call,) = ForcedTools(TOOLS, None, False).read(text)
+    assert call["function"]["name"] == "now"
+    assert call["function"]["arguments"].startswith('{"a": [[[')

@@ -27,8 +27,11 @@ class Context:
         self.batch = Batch(n_batch)
 
     def decode(self, count: int) -> int:
-        """Compute the first `count` tokens of the batch; returns llama.cpp's status."""
-        return bindings.decode(self.handle, self.batch, count)
+        """Compute the first `count` tokens of the batch; returns llama.cpp's status once it is done, 0 is success."""
+        status = bindings.decode(self.handle, self.batch, count)
+        if status == 0:
+            self.finish()
+        return status
 
     def finish(self) -> None:
         """Wait until what was computed is there."""

@@ -26,6 +26,9 @@ _MOST_MESSAGE, _MOST_HEAD = 400, 120
 _PLACE = re.compile(r"^at \d+\(\d+\): invalid regex .* \(in regex\): | in regex /.*|\n *\d+ \|.*", re.DOTALL)
 """Where a complaint is about in a grammar that the client has not seen."""
 
+_DEAD_END = "NoExtensionBias"
+"""What llguidance says of a grammar that nothing begins."""
+
 _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """No choice of white space: a weak model would write nothing else until the end."""
 _STRICT = {"lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
@@ -70,6 +73,8 @@ def refusal(constraint: Constraint, message: str) -> BadRequest:
         text = _PLACE.sub("", text)
     if constraint.kind == "json_schema":
         text = explain(text)
+    if text == _DEAD_END:
+        text = "no answer can be what it asks for"
     return _unsupported(constraint, text)
 
 

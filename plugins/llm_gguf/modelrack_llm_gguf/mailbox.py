@@ -35,6 +35,8 @@ class Mailbox:
 
     def post(self, events: list[Event]) -> None:
         """Hand over what a step brought; called by the decode loop."""
+        if not events:
+            return
         with self._lock:
             is_awake = bool(self._events)
             self._events += events

@@ -67,6 +67,12 @@ def load_model(plan: LoadPlan, report: Report, on_broken: Callable[[], None] | N
         on_accelerator=bool(plan.accelerators),
         extra_bytes=extra_weights(plan),
     )
+    if sizes.n_batch < sizes.n_parallel:
+        raise LaunchFailed(
+            f"n_batch is {sizes.n_batch} and n_parallel {sizes.n_parallel}, but a step computes a token of every "
+            "sequence.",
+            remedy="Launch it with a larger n_batch or a smaller n_parallel.",
+        )
     set_verbosity(options["verbosity"])
     bindings.init_backend()
     init_numa(options)

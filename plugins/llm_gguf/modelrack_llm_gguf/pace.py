@@ -13,10 +13,19 @@ _MOST_IN_A_ROW = 8
 _WEIGHT = 0.2
 _OUTLIER = 3.0
 """Times are taken as at most so many times the usual: the machine may have been busy with something else."""
+_BLOCK = 16
+"""Kernels compute rows in blocks of this: rows that fill one up cost little, the first of another cost much."""
+_CHEAPER = 0.5
+"""Fewer tokens at once are read if each of them takes at most this share of what more take."""
+_TRY_EVERY = 24
+"""After so many steps with a choice of amounts, the other one is tried."""
 
 
 class Pace:
     """Learns what a step takes without prompts, and how many tokens of them it can read without being too slow.
+
+    There are two amounts: `small` fills up the block of rows that the running sequences have begun, `large` is all that
+    the time allows. Which takes less time for a token depends on the machine, the model and how it was compiled.
 
     Args:
         most: tokens of a prompt that a step can read.
@@ -29,6 +38,9 @@ class Pace:
         self._amount = float(min(_FIRST, most))
         self._alone_token_s: float | None = None
         self._in_a_row = 0
+        self._planned = ("large", 0)
+        self._token_s: dict[str, float] = {}
+        self._turns = 0
 
     def learn(self, running: int, prompt: int, seconds: float) -> None:
         """Take the time of a step.
@@ -48,7 +60,12 @@ class Pace:
 
     def _correct(self, running: int, prompt: int, seconds: float) -> None:
         base = self._base(running)
-        if base is None or prompt < self._amount / 2:
+        if base is None:
+            return
+        name, planned = self._planned
+        if planned * 3 / 4 <= prompt <= planned:
+            self._token_s[name] = _mix(self._token_s.get(name), max(seconds - base, base / 100) / prompt)
+        if prompt < self._amount / 2 or prompt > planned > 0:
             return
         added = seconds - base
         wanted = base * (_SLOWER - 1)
@@ -57,14 +74,39 @@ class Pace:
         self._amount += (0.5 if factor > 1 else 0.3) * (prompt * factor - self._amount)
         self._amount = min(float(self._most), max(float(self._least), self._amount))
 
-    def budget(self, running: int) -> int:
-        """Return how many tokens of prompts the next step may read."""
+    def budget(self, running: int, waiting: int = 0) -> int:
+        """Return how many tokens of prompts the next step may read.
+
+        Args:
+            waiting: sequences that have a place but no first token yet. Where they are more than those that run, more
+                is read: their waiting counts as much.
+        """
         if running == 0:
             alone = self._alone_token_s
             return self._most if alone is None else max(self._least, min(self._most, int(_ALONE_S / alone)))
-        if self._in_a_row >= _MOST_IN_A_ROW or not self._plain:
+        base = self._base(running)
+        if self._in_a_row >= _MOST_IN_A_ROW or base is None:
             return 0 if self._in_a_row else self._least
-        return int(self._amount)
+        amounts = self._amounts(running)
+        name = "large"
+        if "small" in amounts:
+            self._turns += 1
+            costs = self._token_s
+            is_cheaper = costs.get("small", 0.0) < _CHEAPER * costs.get("large", 0.0)
+            # Now and then the other one: what it takes changes with what is in the cache.
+            name = "small" if is_cheaper != (self._turns % _TRY_EVERY == 0) else "large"
+        self._planned = (name, amounts[name])
+        return min(self._most, amounts[name] * max(1, waiting // running))
+
+    def _amounts(self, running: int) -> dict[str, int]:
+        """Return the amounts that come into question."""
+        limit = int(self._amount)
+        large = (running + limit) // _BLOCK * _BLOCK - running
+        amounts = {"large": large if large >= limit * 3 / 4 else limit}
+        small = -running % _BLOCK or _BLOCK
+        if 4 <= small < amounts["large"]:
+            amounts["small"] = small
+        return amounts
 
     def _base(self, running: int) -> float | None:
         """Return what a step of so many sequences takes, or one of the nearest number that is known."""

@@ -10,6 +10,14 @@ __all__ = ["Places"]
 
 _SPARE = 16
 """Cells that each running sequence should find free after another has come."""
+_CROWD = 4
+"""With so many sequences, idle beginnings have to be worth what they cost: each step looks at all cells in use."""
+_WORTH = 4096
+"""Cells that steps may look at for each token that idle beginnings save them from reading, about what both take."""
+_CREDIT = 4 << 20
+_MOST_CREDIT = 16 << 20
+_LEAN = 256
+"""Idle cells that are kept even though nobody used any for long."""
 
 
 class Places:
@@ -24,6 +32,16 @@ class Places:
         self.cells = cells
         self.prefixes = prefixes
         self._numbers = list(range(numbers - 1, -1, -1))
+        self._credit = _CREDIT
+        self._is_lean = False
+
+    def charge(self, sequences: int, rows: int) -> None:
+        """Hear that a step has computed so many tokens, of so many sequences."""
+        if sequences < _CROWD:
+            self._is_lean = False
+            return
+        self._credit = max(0, self._credit - self.cells.idle * rows)
+        self._is_lean = self._credit == 0
 
     def enter(self, slot: Slot, present: list[Slot]) -> bool:
         """Give a sequence its place, with as much of its prompt as is there already; False: there is no room now.
@@ -51,6 +69,8 @@ class Places:
                 slot.span = cells.fork(prefix.span, prefix.depth, length)
                 if prefix.idle is not None:
                     self.prefixes.touch(prefix.idle)
+        if prefix is not None and prefix.idle is not None:
+            self._credit = min(_MOST_CREDIT, self._credit + length * _WORTH)
         slot.n_past = length
         return True
 
@@ -153,8 +173,13 @@ class Places:
         slot.n_past = 0
 
     def _bound(self) -> None:
-        while self.cells.idle > self.prefixes.limit or len(self.prefixes) > self.prefixes.entries:
-            idle = self.prefixes.evict()
+        prefixes = self.prefixes
+        while (
+            self.cells.idle > prefixes.limit
+            or len(prefixes) > prefixes.entries
+            or (self._is_lean and self.cells.idle > _LEAN and len(prefixes) > 1)
+        ):
+            idle = prefixes.evict()
             if idle is None:
                 return
             self._forget(idle)

@@ -13,6 +13,8 @@ __all__ = ["SEEDS", "Chain", "seed_of"]
 
 SEEDS = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and the greatest of them means "random"."""
+_COLD = 1e-5
+"""Logits that are divided by less are no numbers any more."""
 _QUICK_VOCABULARY = 40_000
 """Up to so many tokens, sampling takes less than handing over Python's lock."""
 
@@ -55,7 +57,7 @@ class Chain:
         params.no_perf = True
         self._handle: Handle = bindings.chain_init(params)
         add = self._add
-        is_greedy = sampling.temperature <= 0
+        is_greedy = sampling.temperature < _COLD
         if sampling.logit_bias:
             add(_bias(n_vocab, sampling))
         if sampling.repetition_penalty != 1:

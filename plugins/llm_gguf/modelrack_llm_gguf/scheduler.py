@@ -173,13 +173,11 @@ class Scheduler:
         if self._speculator is not None and running:
             room = min(self._places.cells.free, self._n_outputs, self._n_batch) - len(running)
             draft_ahead(self._speculator, running, room)
-        count = fill_running(self._context.batch, running)
+        sequences, count = len(running), fill_running(self._context.batch, running)
         parts, total = self._fill_reading(lora, running, count)
         if total:
             decoding = perf_counter()
             status = self._context.decode(total)
-            if status == 0:
-                self._context.finish()
             decoded = perf_counter()
             if status != 0:
                 self._recover(status, running, parts)
@@ -194,13 +192,13 @@ class Scheduler:
             counters.prompt_tokens += total - count
             counters.decode_s += decoded - decoding
             counters.sample_s += ended - decoded
+            self._places.charge(sequences + len(parts), total)
         self._read_images()
-        if self._events:
-            events, self._events = self._events, []
-            self.mailbox.post(events)
+        self.mailbox.post(self._events)
+        self._events.clear()
         if total:
             now = perf_counter()
-            self._pace.learn(len(running), total - count, now - started)
+            self._pace.learn(sequences, total - count, now - started)
             counters.busy_s += now - started
 
     def _choose_adapter(self) -> str | None:
@@ -253,7 +251,8 @@ class Scheduler:
         parts: list[tuple[Slot, int]] = []
         if not self._reading and not self._waiting:
             return parts, count
-        budget = min(self._pace.budget(len(running)), self._n_batch - count)
+        waiting = min(len(self._reading) + len(self._waiting), self._most - len(running))
+        budget = min(self._pace.budget(len(running), waiting), self._n_batch - count)
         outputs = self._n_outputs - count
         reading = [slot for slot in self._reading if self._adapters is None or slot.job.lora == lora]
         while budget > 0 and outputs > 0:
@@ -496,6 +495,5 @@ class Scheduler:
         self._running, self._reading = [], []
         self._waiting.clear()
         self._images.clear()
-        events, self._events = self._events, []
-        if events:
-            self.mailbox.post(events)
+        self.mailbox.post(self._events)
+        self._events.clear()

@@ -2,19 +2,22 @@
 
 import ctypes
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from modelrack.errors import EngineError
 
 from . import bindings
 from .bindings import Handle
+from .borders import Borders
 
 __all__ = ["Vocabulary"]
 
 _LONG_TEXT = 4096
 """Bytes of text from which other threads may run while it is read."""
 _PIECE = 128
+_PART = 8192
+"""Bytes of text that llama.cpp reads at once, where it can be cut: the time for its special tokens is quadratic."""
 
 
 class Vocabulary:
@@ -33,6 +36,7 @@ class Vocabulary:
         self.adds_bos: bool = bindings.vocab_adds_bos(handle)
         is_end = bindings.vocab_is_end
         self.end_ids = frozenset(token for token in range(self.size) if is_end(handle, token))
+        self._borders: dict[bool, Borders] = {}
         self._bytes: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(_PIECE)
 
@@ -57,6 +61,14 @@ class Vocabulary:
         """Return the tokens of a text."""
         self._check_open()
         data = text.encode("utf-8", "surrogatepass")
+        if len(data) <= _PART:
+            return self._encode(data, add_special, parse_special)
+        tokens: list[int] = []
+        for number, part in enumerate(self._parts(data, add_special, parse_special)):
+            tokens += self._encode(part, add_special and not number, parse_special)
+        return tokens
+
+    def _encode(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         tokenize = bindings.tokenize_short if len(data) < _LONG_TEXT else bindings.tokenize_long
         room = len(data) + 8
         for _ in range(2):
@@ -66,6 +78,15 @@ class Vocabulary:
                 return tokens[:count].tolist()
             room = -count
         raise EngineError("llama.cpp could not tokenize a text.")
+
+    def _parts(self, data: bytes, add_special: bool, parse_special: bool) -> Iterator[bytes]:
+        """Return the text in parts that make the same tokens as the whole."""
+        if add_special and (bindings.vocab_adds_eos(self.handle) or bindings.vocab_adds_sep(self.handle)):
+            return iter((data,))
+        borders = self._borders.get(parse_special)
+        if borders is None:
+            borders = self._borders[parse_special] = Borders(self.handle, self.size, controls=parse_special)
+        return borders.cut(data, _PART)
 
     def token_bytes(self, token: int) -> bytes:
         """Return what a token adds to a text; nothing for a special token."""

@@ -192,6 +192,11 @@ def test_a_pattern_that_cannot_be_had_is_refused(http: httpx.Client, pattern: st
     assert error["param"] == "guided_regex" and "guided_regex" in error["message"]
 
 
+@pytest.mark.parametrize("fields", [{"guided_json": {"$ref": "#"}}, {"guided_regex": r"[^\x00-\U0010ffff]"}])
+def test_what_no_answer_can_be_is_refused_in_words(http: httpx.Client, fields: dict[str, Any]) -> None:
+    assert "no answer can be what it asks for" in refused(http, **fields)["message"]
+
+
 def test_answers_are_one_of_the_choices(ask: Ask) -> None:
     choices = ["red", "redder", "reddest", "größer 🐋", 'a "b"\\\n', "/x/", "{1,2}", " ", "日本", "日本語", "|"]
     seen = {ask(CHAT, guided_choice=choices, temperature=2, seed=seed) for seed in range(24)}
