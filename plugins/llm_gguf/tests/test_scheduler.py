@@ -398,3 +398,23 @@ def test_a_file_that_llama_cpp_does_not_know_is_refused_with_its_own_words(tmp_p
     data = write_random_model(tmp_path / "sound.gguf", EXACT).read_bytes()
     path.write_bytes(data.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0lmaxa", 1))
     assert_refused(make_plan(path), "unknown model architecture: 'lmaxa'")
+
+
+@pytest.mark.parametrize("credit", [1, 1 << 40])
+def test_beginnings_that_nobody_uses_leave_early_in_a_crowd(
+    exact: Path, monkeypatch: pytest.MonkeyPatch, credit: int
+) -> None:
+    monkeypatch.setattr("modelrack_llm_gguf.places._CREDIT", credit)
+
+    async def scenario(model: GgufModel) -> tuple[int, int]:
+        cells = model.scheduler._places.cells
+        crowd = [letter * 100 for letter in "abcdefgh"]
+        for question in crowd:
+            await ask(model, question, max_tokens=LENGTH)
+        alone = cells.idle
+        await asyncio.gather(*(ask(model, question.upper(), max_tokens=LENGTH) for question in crowd))
+        return alone, cells.idle
+
+    alone, crowded = run(make_plan(exact, n_ctx=1024, **EXACTLY), scenario)
+    assert alone > 8 * 100, "alone, all are kept"
+    assert crowded > 2 * 8 * 100 if credit > 1 else crowded < alone
