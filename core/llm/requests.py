@@ -9,7 +9,7 @@ from .contract import Constraint, Generation, MediaPrompt, ModelTraits, Sampling
 from .errors import context_overflow
 from .text import StopStrings
 
-__all__ = ["GenerationMaker", "check_ids", "stop_strings"]
+__all__ = ["GenerationMaker", "check_ids", "stop_strings", "token_biases"]
 
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"),
@@ -81,22 +81,8 @@ class GenerationMaker:
         if breakers is not None:
             values["dry_sequence_breakers"] = tuple(breakers)
         if request.logit_bias:
-            values["logit_bias"] = self._logit_bias(request.logit_bias)
+            values["logit_bias"] = token_biases(request.logit_bias, self._traits.n_vocab)
         return Sampling(**values)
-
-    def _logit_bias(self, biases: Mapping[str, float]) -> dict[int, float]:
-        found: dict[int, float] = {}
-        n_vocab = self._traits.n_vocab
-        for key, bias in biases.items():
-            # By its length first: Python reads no number of thousands of digits.
-            is_id = len(key) <= _MOST_DIGITS and key.isascii() and key.isdigit()
-            if not is_id or int(key) >= n_vocab:
-                shown = key if len(key) <= _MOST_SHOWN else f"{key[:_MOST_SHOWN]}…"
-                raise BadRequest(
-                    f"'logit_bias': '{shown}' is no token id; this model's are 0 to {n_vocab - 1}.", param="logit_bias"
-                )
-            found[int(key)] = bias
-        return found
 
     def _stop_ids(self, request: SamplingRequest) -> frozenset[int]:
         if not request.stop_token_ids:
@@ -111,6 +97,24 @@ class GenerationMaker:
         if not known:
             raise BadRequest(f"There is no adapter '{name}': none was given at the launch.", param="lora_name")
         raise BadRequest(f"There is no adapter '{name}'; this model has: {', '.join(known)}.", param="lora_name")
+
+
+def token_biases(biases: Mapping[str, float], n_vocab: int) -> dict[int, float]:
+    """Return the biases of `logit_bias` by token id.
+
+    Raises: BadRequest: a key is no token id.
+    """
+    found: dict[int, float] = {}
+    for key, bias in biases.items():
+        # By its length first: Python reads no number of thousands of digits.
+        is_id = len(key) <= _MOST_DIGITS and key.isascii() and key.isdigit()
+        if not is_id or int(key) >= n_vocab:
+            shown = key if len(key) <= _MOST_SHOWN else f"{key[:_MOST_SHOWN]}…"
+            raise BadRequest(
+                f"'logit_bias': '{shown}' is no token id; this model's are 0 to {n_vocab - 1}.", param="logit_bias"
+            )
+        found[int(key)] = bias
+    return found
 
 
 def stop_strings(*groups: Sequence[str] | None) -> StopStrings | None:

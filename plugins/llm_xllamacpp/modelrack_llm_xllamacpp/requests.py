@@ -10,6 +10,7 @@ from modelrack.api.common import SamplingRequest
 from modelrack.api.completions import CompletionRequest
 from modelrack.errors import BadRequest, UnsupportedParameter
 from modelrack.llm.constraints import read_constraint
+from modelrack.llm.requests import token_biases
 
 from .facts import ModelFacts
 
@@ -67,23 +68,13 @@ def _common(request: SamplingRequest, facts: ModelFacts) -> dict[str, Any]:
     if request.seed is not None:
         body["seed"] = request.seed % _SEEDS
     if request.logit_bias:
-        body["logit_bias"] = _logit_bias(request.logit_bias, facts)
+        biases = token_biases(request.logit_bias, facts.n_vocab)
+        body["logit_bias"] = [[token, bias] for token, bias in biases.items()]
     if facts.lora:
         body["lora"] = _lora(request.lora_name, facts)
     elif request.lora_name is not None:
         raise BadRequest(f"There is no adapter '{request.lora_name}': none was given at the launch.", param="lora_name")
     return body
-
-
-def _logit_bias(biases: Mapping[str, float], facts: ModelFacts) -> list[list[float]]:
-    pairs: list[list[float]] = []
-    for key, bias in biases.items():
-        if not key.isascii() or not key.isdigit() or int(key) >= facts.n_vocab:
-            raise BadRequest(
-                f"'logit_bias': '{key}' is no token id; this model's are 0 to {facts.n_vocab - 1}.", param="logit_bias"
-            )
-        pairs.append([int(key), bias])
-    return pairs
 
 
 def _lora(name: str | None, facts: ModelFacts) -> list[dict[str, float]]:
