@@ -36,8 +36,8 @@ class LlamaCppPythonOptions(Options):
         ge=0,
         le=268_435_456,
         description="Of these, tokens kept of sequences that are over, for later ones that begin like them; 0 is none. "
-        "Kept tokens slow all sequences down a little: while four or more run, most go early if later sequences make "
-        "no use of them. Default: 8192, at most half of the cells.",
+        "Kept tokens slow all sequences down a little: most go early as long as later sequences make no use of them. "
+        "Default: 8192, at most half of the cells.",
     )
     max_queue: int = Field(
         256, ge=0, le=100_000, description="Requests that may wait; more are refused with the status 429."

@@ -1,6 +1,6 @@
 """Gives sequences their place in the cache, and keeps the beginnings of those that are over."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 from .cache import Cells, Idle, Prefix, PrefixCache
 from .context import Context
@@ -10,12 +10,15 @@ __all__ = ["Places"]
 
 _SPARE = 16
 """Cells that each running sequence should find free after another has come."""
-_CROWD = 4
-"""With so many sequences, idle beginnings have to be worth what they cost: each step looks at all cells in use."""
 _WORTH = 4096
 """Cells that steps may look at for each token that idle beginnings save them from reading, about what both take."""
-_CREDIT = 4 << 20
+_CREDIT = 1 << 18
+"""Cells that may be looked at before idle beginnings have saved anything."""
+_SECOND_CREDIT = 4 << 20
 _MOST_CREDIT = 16 << 20
+_HEAD = 32
+"""First tokens that tell a beginning that has left."""
+_MOST_MISSED = 1024
 _LEAN = 256
 """Idle cells that are kept even though nobody used any for long."""
 
@@ -33,15 +36,24 @@ class Places:
         self.prefixes = prefixes
         self._numbers = list(range(numbers - 1, -1, -1))
         self._credit = _CREDIT
-        self._is_lean = False
+        self._missed: dict[int, None] = {}
 
-    def charge(self, sequences: int, rows: int) -> None:
-        """Hear that a step has computed so many tokens, of so many sequences."""
-        if sequences < _CROWD:
-            self._is_lean = False
-            return
+    def charge(self, rows: int) -> None:
+        """Hear that a step has computed so many tokens; each of them has looked at all idle cells."""
         self._credit = max(0, self._credit - self.cells.idle * rows)
-        self._is_lean = self._credit == 0
+
+    def _let_go(self, idle: Idle) -> None:
+        """Let a beginning go that nobody used for long, and remember it: it may be missed."""
+        self._missed[_head(idle.key, idle.tokens)] = None
+        if len(self._missed) > _MOST_MISSED:
+            del self._missed[next(iter(self._missed))]
+
+    def _regret(self, slot: Slot) -> None:
+        """Trust idle beginnings again when a sequence comes that would have used one that was let go."""
+        head = _head(slot.job.key, slot.tokens)
+        if head in self._missed:
+            del self._missed[head]
+            self._credit = max(self._credit, _SECOND_CREDIT)
 
     def enter(self, slot: Slot, present: list[Slot]) -> bool:
         """Give a sequence its place, with as much of its prompt as is there already; False: there is no room now.
@@ -71,6 +83,8 @@ class Places:
                     self.prefixes.touch(prefix.idle)
         if prefix is not None and prefix.idle is not None:
             self._credit = min(_MOST_CREDIT, self._credit + length * _WORTH)
+        if length < _HEAD <= len(slot.tokens):
+            self._regret(slot)
         slot.n_past = length
         return True
 
@@ -174,14 +188,14 @@ class Places:
 
     def _bound(self) -> None:
         prefixes = self.prefixes
-        while (
-            self.cells.idle > prefixes.limit
-            or len(prefixes) > prefixes.entries
-            or (self._is_lean and self.cells.idle > _LEAN and len(prefixes) > 1)
-        ):
-            idle = prefixes.evict()
+        while True:
+            is_full = self.cells.idle > prefixes.limit or len(prefixes) > prefixes.entries
+            is_dear = not self._credit and self.cells.idle > _LEAN and len(prefixes) > 1
+            idle = prefixes.evict() if is_full or is_dear else None
             if idle is None:
                 return
+            if not is_full:
+                self._let_go(idle)
             self._forget(idle)
 
     def _forget(self, idle: Idle) -> None:
@@ -191,6 +205,10 @@ class Places:
     def _free(self, number: int) -> None:
         self.context.clear(number)
         self._numbers.append(number)
+
+
+def _head(key: Hashable, tokens: Sequence[int]) -> int:
+    return hash((key, *tokens[:_HEAD]))
 
 
 def _before_image(tokens: list[int], length: int) -> int:

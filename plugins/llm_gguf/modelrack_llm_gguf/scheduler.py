@@ -192,7 +192,7 @@ class Scheduler:
             counters.prompt_tokens += total - count
             counters.decode_s += decoded - decoding
             counters.sample_s += ended - decoded
-            self._places.charge(sequences + len(parts), total)
+            self._places.charge(total)
         self._read_images()
         self.mailbox.post(self._events)
         self._events.clear()
