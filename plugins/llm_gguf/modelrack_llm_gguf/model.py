@@ -212,7 +212,6 @@ def _warm_up(context: Context, vocabulary: Vocabulary) -> None:
     batch.token[0], batch.position[0], batch.sequence[0], batch.wanted[0] = token or 0, 0, 0, 1
     bindings.set_warmup(context.handle, True)
     status = context.decode(1)
-    context.finish()
     bindings.set_warmup(context.handle, False)
     bindings.memory_clear(context.memory, True)
     if status != 0:
