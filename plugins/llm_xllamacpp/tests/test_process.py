@@ -143,6 +143,7 @@ def test_a_client_that_leaves_stops_the_engine(start: Start, slow_model: Path, s
     body = {
         "messages": [{"role": "user", "content": "hello " * (1500 if long_prompt else 1)}],
         "max_tokens": 2000,
+        "temperature": 0,
         "logit_bias": {"414": -100},
         "stream": stream,
     }
@@ -160,7 +161,7 @@ def test_a_client_that_leaves_stops_the_engine(start: Start, slow_model: Path, s
 def test_those_who_wait_for_a_slot_can_leave(start: Start, slow_model: Path) -> None:
     worker = start(slow_model, n_parallel=1)
     worker.wait("ready")
-    body = {"prompt": "hello", "max_tokens": 200, "logit_bias": {"414": -100}}
+    body = {"prompt": "hello", "max_tokens": 200, "temperature": 0, "logit_bias": {"414": -100}}
     clients = [Leaver(worker, "/v1/completions", body) for _ in range(12)]
     deadline = time.monotonic() + 10
     while worker.counters()["active"] < 12:
@@ -176,7 +177,7 @@ def test_a_stop_answers_what_is_under_way(start: Start, slow_model: Path) -> Non
     worker = start(slow_model, n_parallel=2)
     worker.wait("ready")
     answers: list[Any] = []
-    body = {"prompt": "hello", "max_tokens": 200, "logit_bias": {"414": -100}}
+    body = {"prompt": "hello", "max_tokens": 200, "temperature": 0, "logit_bias": {"414": -100}}
     asking = threading.Thread(target=lambda: answers.append(worker.post("/v1/completions", **body)))
     asking.start()
     deadline = time.monotonic() + 10
