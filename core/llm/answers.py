@@ -16,7 +16,7 @@ from .logprobs import Entry, LogprobTrack
 from .streams import ChunkStream
 from .text import StopFinder, StopStrings, TextDecoder, TokenTexts
 
-__all__ = ["Answer", "ChoiceText", "Collector", "Part", "Streamer", "Want"]
+__all__ = ["Answer", "ChoiceText", "Collector", "Part", "Streamer", "Want", "as_many"]
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class ChoiceText:
 
     def _take_each(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], track: LogprobTrack) -> str:
         pieces = []
-        for token, logprob in zip(tokens, logprobs, strict=True):
+        for token, logprob in zip(tokens, as_many(logprobs, len(tokens)), strict=True):
             self.tokens += 1
             text = self._decoder.feed((token,))
             track.add(token, logprob, len(text))
@@ -116,6 +116,14 @@ class ChoiceText:
         return found + self._track.finish(self.given, self.is_stopped) if is_last else found
 
 
+def as_many(logprobs: Sequence[TokenLogprob | None], count: int) -> Sequence[TokenLogprob | None]:
+    """Return the log probabilities of so many tokens; None for those that the engine has not given."""
+    if len(logprobs) == count:
+        return logprobs
+    log.warning("the engine was asked for log probabilities and gave %d for %d tokens", len(logprobs), count)
+    return [*logprobs[:count], *[None] * (count - len(logprobs))]
+
+
 class Part:
     """Hears of the answers to one prompt.
 
@@ -136,7 +144,10 @@ class Part:
         self, prompt_tokens: int, cached_tokens: int, prompt_logprobs: Sequence[TokenLogprob | None] | None = None
     ) -> None:
         """Hear that the prompt has been read."""
-        self.answer.begin(self, prompt_tokens, cached_tokens, prompt_logprobs)
+        try:
+            self.answer.begin(self, prompt_tokens, cached_tokens, prompt_logprobs)
+        except Exception as error:
+            self.answer.break_off(error)
 
     def take(self, index: int, tokens: Sequence[int], logprobs: Sequence[TokenLogprob] | None) -> None:
         """Take further tokens of a choice."""

@@ -61,7 +61,7 @@ class ChatHandler:
         want = self._want(request, parser is not None)
         logprobs = want.logprobs
         generation = served.maker.make(
-            prompts.tokens(prompt),
+            await prompts.tokens(prompt, served.encode),
             request,
             logprobs=logprobs,
             constraint=constraint,

@@ -28,7 +28,7 @@ class CompletionHandler:
         """Continue each prompt."""
         served = self._served
         constraint = find_constraint(request, served.model.traits, served.refuse)
-        prompts = [self._prompt(prompt, request) for prompt in request.prompts]
+        prompts = [await self._prompt(prompt, request) for prompt in request.prompts]
         generations = [
             served.maker.make(
                 prompt,
@@ -58,10 +58,9 @@ class CompletionHandler:
         await served.submit(answer, generations)
         return await answer.result()
 
-    def _prompt(self, prompt: str | list[int], request: CompletionRequest) -> list[int]:
+    async def _prompt(self, prompt: str | list[int], request: CompletionRequest) -> list[int]:
         """Return a prompt's tokens."""
-        model = self._served.model
-        traits = model.traits
+        traits = self._served.model.traits
         if isinstance(prompt, list):
             if request.suffix:
                 raise BadRequest("'suffix' needs prompts that are text.", param="suffix")
@@ -69,21 +68,20 @@ class CompletionHandler:
             return prompt
         special = request.add_special_tokens is not False
         if request.suffix:
-            return self._fill_in(prompt, request.suffix, special=special)
-        tokens = model.encode(prompt, add_special=special, parse_special=True)
+            return await self._fill_in(prompt, request.suffix, special=special)
+        tokens = await self._served.encode(prompt, add_special=special)
         if not tokens:
             if traits.bos_id is None:
                 raise BadRequest("'prompt' is empty, and this model has no token to begin a text with.", param="prompt")
             return [traits.bos_id]
         return tokens
 
-    def _fill_in(self, prompt: str, suffix: str, *, special: bool) -> list[int]:
-        model = self._served.model
-        traits = model.traits
+    async def _fill_in(self, prompt: str, suffix: str, *, special: bool) -> list[int]:
+        traits = self._served.model.traits
         assert traits.fill_in is not None
         before, after, middle = traits.fill_in
         begin = [traits.bos_id] if special and traits.adds_bos and traits.bos_id is not None else []
-        texts = [model.encode(text, add_special=False, parse_special=True) for text in (prompt, suffix)]
+        texts = [await self._served.encode(text, add_special=False) for text in (prompt, suffix)]
         return [*begin, before, *texts[0], after, *texts[1], middle]
 
     def _echo(self, prompt: str | list[int]) -> str:

@@ -54,7 +54,8 @@ def read_constraint(request: ChatRequest | CompletionRequest) -> Constraint | No
 def check_kind(constraint: Constraint, traits: ModelTraits, refuse: Refusals) -> None:
     """Raise UnsupportedParameter if the engine cannot honour constraints of this kind."""
     if constraint.kind not in traits.constraints:
-        raise refuse(constraint.field, f"this engine cannot hold answers to {_WORDS[constraint.kind]} here")
+        reason = traits.no_constraints or f"this engine cannot hold answers to {_WORDS[constraint.kind]} here"
+        raise refuse(constraint.field, reason)
 
 
 def _schema(value: dict[str, Any] | str) -> dict[str, Any]:

@@ -175,6 +175,8 @@ class ModelTraits:
     Args:
         n_ctx: tokens of prompt and answer together that one sequence holds.
         n_vocab: number of tokens.
+        max_sequences: sequences that run and wait at most; with so many, a further generation is a 429. A request with
+            more prompts than could ever be taken is a 400 instead. None: any number.
         bos_id: token that begins a text, or None.
         adds_bos: a text is begun with it when special tokens are added.
         begins_with_space: texts get a space before them when they are encoded (SentencePiece does so).
@@ -185,13 +187,17 @@ class ModelTraits:
         lora: names of the adapters.
         media_mark: text that stands for an image in a prompt; empty: the model takes no images.
         constraints: kinds of `Constraint` that can be honoured.
+        no_constraints: why the others cannot (one clause), where that is not the engine's own limit.
         defaults: request fields that a model's file recommends, for requests that leave them out (`temperature`, …).
         unsupported: request fields that the engine cannot honour, with the reason (one clause).
         supported: fields that the request models refuse by themselves, but this engine honours.
+        encodes_in_threads: `encode` may be called in a thread while any method of the model is called in others. Long
+            texts then hold up no other answer.
     """
 
     n_ctx: int
     n_vocab: int
+    max_sequences: int | None = None
     bos_id: int | None = None
     adds_bos: bool = False
     begins_with_space: bool = False
@@ -202,9 +208,11 @@ class ModelTraits:
     lora: tuple[str, ...] = ()
     media_mark: str = ""
     constraints: frozenset[str] = frozenset()
+    no_constraints: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
     supported: tuple[str, ...] = ()
+    encodes_in_threads: bool = False
 
 
 class LanguageModel(Protocol):

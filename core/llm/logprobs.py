@@ -37,7 +37,7 @@ class LogprobTrack:
         self._waiting: deque[Entry] = deque()
         self._decoded = 0
 
-    def add(self, token: int, logprob: TokenLogprob, added: int) -> None:
+    def add(self, token: int, logprob: TokenLogprob | None, added: int) -> None:
         """Take a token.
 
         Args:
@@ -81,10 +81,11 @@ def _value(logprob: float) -> float:
 
 
 def chat_logprobs(entries: Iterable[Entry], names: TokenNames, alternatives: int) -> dict[str, Any]:
-    """Return tokens in the shape of chat completions."""
+    """Return tokens in the shape of chat completions, which has no place for a token without a log probability."""
     content = []
     for entry in entries:
-        assert entry.logprob is not None
+        if entry.logprob is None:
+            continue
         name, data = names[entry.token]
         tops = []
         for token, logprob in entry.logprob.top[:alternatives]:

@@ -12,7 +12,7 @@ from ..api.chat import text_messages
 from ..errors import BadRequest, UnsupportedParameter
 from .errors import Refusals
 
-__all__ = ["Abilities", "Prepared", "prepare_messages"]
+__all__ = ["Abilities", "Prepared", "are_plain", "as_object", "prepare_messages", "unify"]
 
 _PLAIN = frozenset(("user", "system", "assistant"))
 
@@ -59,7 +59,7 @@ def prepare_messages(
 
     Raises: BadRequest: they hold media that the model cannot read, or that cannot be read themselves.
     """
-    if abilities.system and not abilities.lists_only and not media_mark and _are_plain(messages):
+    if abilities.system and not abilities.lists_only and not media_mark and are_plain(messages):
         return Prepared(messages)
     images: list[bytes] = []
     if media_mark:
@@ -74,7 +74,8 @@ def prepare_messages(
     return Prepared(prepared, tuple(images))
 
 
-def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
+def are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether any chat template can take the messages as they are: nothing but texts of the three old roles."""
     for message in messages:
         if len(message) != 2 or type(message.get("content")) is not str or message["role"] not in _PLAIN:
             return False
@@ -130,28 +131,37 @@ def _read_image(url: str, where: str) -> bytes:
     return image
 
 
-def _prepare(message: dict[str, Any], abilities: Abilities) -> dict[str, Any]:
+def unify(message: dict[str, Any], *, developer: bool) -> None:
+    """Change a message, in place, to the one form in which templates know what OpenAI writes in several.
+
+    Args:
+        developer: the template writes messages of the role `developer`.
+    """
     if "reasoning" in message:
         message.setdefault("reasoning_content", message["reasoning"])
         del message["reasoning"]
     for name in ("annotations", "audio", "refusal"):
         message.pop(name, None)
     role = message["role"]
-    if role == "developer" and not abilities.developer:
+    if role == "developer" and not developer:
         message["role"] = "system"
     elif role == "function":
         message["role"] = "tool"
+    call = message.pop("function_call", None)
+    if call is not None:
+        message["tool_calls"] = [{"id": "call_0", "type": "function", "function": call}]
+    if not message.get("tool_calls"):
+        message.pop("tool_calls", None)
+
+
+def _prepare(message: dict[str, Any], abilities: Abilities) -> dict[str, Any]:
+    unify(message, developer=abilities.developer)
     if message["role"] == "tool" and not abilities.tool_results:
         function = message.get("name")
         head = f"Result of {function}:" if function else "Result of the call:"
         return {"role": "user", "content": f"{head} {message['content']}"}
-    call = message.pop("function_call", None)
-    if call is not None:
-        message["tool_calls"] = [{"id": "call_0", "type": "function", "function": call}]
-    if message.get("tool_calls"):
+    if "tool_calls" in message:
         _prepare_calls(message, abilities)
-    else:
-        message.pop("tool_calls", None)
     message.setdefault("content", "")
     return message
 
@@ -160,7 +170,7 @@ def _prepare_calls(message: dict[str, Any], abilities: Abilities) -> None:
     functions = [call["function"] for call in message["tool_calls"]]
     if not abilities.tool_calls or (abilities.calls_alone and message.get("content")):
         del message["tool_calls"]
-        calls = [{"name": one["name"], "arguments": _as_object(one["arguments"])} for one in functions]
+        calls = [{"name": one["name"], "arguments": as_object(one["arguments"])} for one in functions]
         try:
             written = orjson.dumps(calls).decode()
         except orjson.JSONEncodeError as error:
@@ -168,14 +178,14 @@ def _prepare_calls(message: dict[str, Any], abilities: Abilities) -> None:
         message["content"] = "\n".join(part for part in (message.get("content"), written) if part)
     elif abilities.object_arguments:
         message["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _as_object(call["function"]["arguments"])}}
+            {**call, "function": {**call["function"], "arguments": as_object(call["function"]["arguments"])}}
             for call in message["tool_calls"]
         ]
     if abilities.calls_alone and "tool_calls" in message:
         message["content"] = None
 
 
-def _as_object(text: str) -> Any:
+def as_object(text: str) -> Any:
     """Return a call's arguments as templates by Transformers' convention want them; what is no JSON stays a text."""
     if not text.strip():
         return {}

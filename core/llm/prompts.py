@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import BadRequest
 from .contract import LanguageModel, MediaPrompt
+from .encoding import Encoder
 from .errors import Refusals
 from .messages import Abilities, prepare_messages
 from .template import ChatTemplate, TemplateFailed
@@ -99,19 +100,14 @@ class ChatPrompts:
             )
         return text
 
-    def encode(self, text: str) -> list[int]:
-        """Return a prompt's tokens, begun as the model wants texts unless the template has done so."""
-        special = not (self._bos and text.startswith(self._bos))
-        return self._model.encode(text, add_special=special, parse_special=True)
-
-    def tokens(self, prompt: ChatPrompt) -> list[int] | MediaPrompt:
-        """Return a prompt as engines take it.
+    async def tokens(self, prompt: ChatPrompt, encode: Encoder) -> list[int] | MediaPrompt:
+        """Return a prompt as engines take it, begun as the model wants texts unless the template has done so.
 
         Raises: TemplateFailed: there is nothing in it.
         """
         if prompt.images:
             return MediaPrompt(text=prompt.text, images=prompt.images)
-        tokens = self.encode(prompt.text)
+        tokens = await encode(prompt.text, add_special=not (self._bos and prompt.text.startswith(self._bos)))
         if not tokens:
             raise TemplateFailed("The chat template of this model makes no prompt of these messages.", param="messages")
         return tokens

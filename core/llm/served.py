@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ..errors import BadRequest
 from ..hooks.types import LoadPlan
 from .answers import Answer
 from .contract import Generation, LanguageModel
+from .encoding import Encoder
 from .errors import Refusals
 from .formats.choice import choose
 from .logprobs import TokenNames
@@ -27,6 +29,7 @@ class ServedModel:
         self.model = model
         self.plan = plan
         self.refuse = Refusals(plan.feature_engines)
+        self.encode = Encoder(model)
         self.maker = GenerationMaker(model.traits)
         self.names = TokenNames(model)
         self.stop = plan.family.stop
@@ -78,7 +81,11 @@ class ServedModel:
         return data.decode("utf-8", "replace")
 
     async def submit(self, answer: Answer, generations: Sequence[Generation]) -> None:
-        """Queue what an answer needs; if one cannot be queued, none is."""
+        """Queue what an answer needs; if one cannot be queued, none is.
+
+        Raises: BadRequest: they would be too many if there were no others.
+        """
+        self._check_number(generations)
         try:
             for number, generation in enumerate(generations):
                 if answer.is_closed:
@@ -88,3 +95,14 @@ class ServedModel:
         except BaseException:
             answer.cancel()
             raise
+
+    def _check_number(self, generations: Sequence[Generation]) -> None:
+        most = self.model.traits.max_sequences
+        if most is None or sum(one.n for one in generations[:-1]) < most:
+            return
+        asked = sum(one.n for one in generations)
+        raise BadRequest(
+            f"'prompt' asks for {asked} answers ({len(generations)} prompts, 'n' is {generations[0].n}), and this "
+            f"model takes {most} at once, those that wait among them.",
+            param="prompt",
+        )

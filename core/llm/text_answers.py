@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from ..worker.contract import Call
-from .answers import ChunkTails, Collector, Part, Streamer, StreamPart, Want
+from .answers import ChunkTails, Collector, Part, Streamer, StreamPart, Want, as_many
 from .contract import EndReason, TokenLogprob
 from .logprobs import Entry, TokenNames, completion_logprobs, prompt_entries
 
@@ -38,7 +38,8 @@ class Echo:
         """Return a prompt's tokens, if log probabilities of them have come."""
         if logprobs is None:
             return []
-        return prompt_entries(self.tokens[number], logprobs, names, len(self.texts[number]))
+        tokens = self.tokens[number]
+        return prompt_entries(tokens, as_many(logprobs, len(tokens)), names, len(self.texts[number]))
 
 
 class TextStream(Streamer):

@@ -32,7 +32,7 @@ class TokenizeHandler:
         else:
             text = request.prompt or ""
             special = request.add_special_tokens is not False
-        tokens = model.encode(text, add_special=special, parse_special=True)
+        tokens = await self._served.encode(text, add_special=special)
         answer: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": model.traits.n_ctx}
         if request.return_token_strs:
             names = self._served.names

@@ -4,6 +4,7 @@ The text that such a model writes has no meaning, but it is always printable: th
 zero, so a greedy choice never falls on them.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ __all__ = [
     "CONTROL",
     "LARGE",
     "NORMAL",
+    "SPECIAL_TOKENS",
     "TINY",
     "Shape",
     "byte_alphabet",
+    "printable_tokens",
+    "random_weights",
+    "vocabulary",
     "write_random_model",
     "write_tokenizer",
 ]
@@ -26,7 +31,9 @@ CHATML = (
 )
 """The chat template that the models carry unless they are given another."""
 
-_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+"""The last tokens of the vocabulary: the first begins texts, the third ends answers."""
+
 NORMAL, CONTROL = 1, 3
 """Types of tokens in a GGUF file."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -102,17 +109,28 @@ def byte_alphabet() -> list[str]:
     return [names[byte] for byte in range(256)]
 
 
-def write_tokenizer(writer: Any, chat_template: str | None = CHATML, fill_in: bool = True) -> list[bool]:
-    """Add the vocabulary, and return for each token whether its text is printable ASCII."""
+def vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the tokens as a byte-level vocabulary writes them, and the pairs that are merged."""
     alphabet = byte_alphabet()
     space = alphabet[ord(" ")]
     pairs = [(a, b) for a in _LETTERS for b in "aeiou"] + [(space, a) for a in _LETTERS]
-    tokens = [*alphabet, *(a + b for a, b in pairs), *_SPECIAL]
-    first = len(tokens) - len(_SPECIAL)
+    return [*alphabet, *(a + b for a, b in pairs), *SPECIAL_TOKENS], pairs
+
+
+def printable_tokens() -> list[bool]:
+    """Return for each token of `vocabulary` whether its text is printable ASCII."""
+    rest = len(vocabulary()[0]) - 256 - len(SPECIAL_TOKENS)
+    return [32 <= byte < 127 for byte in range(256)] + [True] * rest + [False] * len(SPECIAL_TOKENS)
+
+
+def write_tokenizer(writer: Any, chat_template: str | None = CHATML, fill_in: bool = True) -> list[bool]:
+    """Add the vocabulary, and return for each token whether its text is printable ASCII."""
+    tokens, pairs = vocabulary()
+    first = len(tokens) - len(SPECIAL_TOKENS)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([NORMAL] * first + [CONTROL] * len(_SPECIAL))
+    writer.add_token_types([NORMAL] * first + [CONTROL] * len(SPECIAL_TOKENS))
     writer.add_token_merges([f"{a} {b}" for a, b in pairs])
     writer.add_bos_token_id(first)
     writer.add_eos_token_id(first + 2)
@@ -122,41 +140,52 @@ def write_tokenizer(writer: Any, chat_template: str | None = CHATML, fill_in: bo
             writer.add_uint32(f"tokenizer.ggml.{key}_token_id", first + offset)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    return [32 <= byte < 127 for byte in range(256)] + [True] * len(pairs) + [False] * len(_SPECIAL)
+    return printable_tokens()
 
 
 def _write_weights(writer: Any, shape: Shape, seed: int, printable: list[bool]) -> None:
     import gguf
-    import numpy as np
 
-    random = np.random.default_rng(seed)
     kind = {
         "f32": gguf.GGMLQuantizationType.F32,
         "f16": gguf.GGMLQuantizationType.F16,
         "q8_0": gguf.GGMLQuantizationType.Q8_0,
     }[shape.file_type]
+    for name, weights in random_weights(shape, seed, printable):
+        if weights.ndim == 1:
+            writer.add_tensor(f"{name}.weight", weights)
+        else:
+            writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
 
-    def add(name: str, rows: int, columns: int, scale: float, keep: list[bool] | None = None) -> None:
-        weights = random.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
-        if keep is not None:
-            weights[~np.array(keep)] = 0
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
 
-    def add_norm(name: str) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(shape.width, dtype=np.float32))
+def random_weights(shape: Shape, seed: int, printable: Sequence[bool]) -> Iterator[tuple[str, Any]]:
+    """Yield the weights of a Llama-style model: GGUF's name without `.weight`, and a float32 array as GGUF orders it.
+
+    Args:
+        printable: for each token, whether it may be said.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+
+    def make(rows: int, columns: int, scale: float) -> Any:
+        return random.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
 
     width, kv_width, spread = shape.width, shape.width // shape.heads * shape.kv_heads, shape.width**-0.5
-    add("token_embd", len(printable), width, 1.0)
+    ones = np.ones(width, dtype=np.float32)
+    yield "token_embd", make(len(printable), width, 1.0)
     for layer in range(shape.layers):
         block = f"blk.{layer}"
-        add_norm(f"{block}.attn_norm")
-        add(f"{block}.attn_q", width, width, spread)
-        add(f"{block}.attn_k", kv_width, width, spread)
-        add(f"{block}.attn_v", kv_width, width, spread)
-        add(f"{block}.attn_output", width, width, spread)
-        add_norm(f"{block}.ffn_norm")
-        add(f"{block}.ffn_gate", shape.hidden, width, spread)
-        add(f"{block}.ffn_up", shape.hidden, width, spread)
-        add(f"{block}.ffn_down", width, shape.hidden, shape.hidden**-0.5)
-    add_norm("output_norm")
-    add("output", len(printable), width, 3 * spread, printable)
+        yield f"{block}.attn_norm", ones
+        yield f"{block}.attn_q", make(width, width, spread)
+        yield f"{block}.attn_k", make(kv_width, width, spread)
+        yield f"{block}.attn_v", make(kv_width, width, spread)
+        yield f"{block}.attn_output", make(width, width, spread)
+        yield f"{block}.ffn_norm", ones
+        yield f"{block}.ffn_gate", make(shape.hidden, width, spread)
+        yield f"{block}.ffn_up", make(shape.hidden, width, spread)
+        yield f"{block}.ffn_down", make(width, shape.hidden, shape.hidden**-0.5)
+    yield "output_norm", ones
+    output = make(len(printable), width, 3 * spread)
+    output[~np.array(printable)] = 0
+    yield "output", output

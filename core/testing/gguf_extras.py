@@ -6,13 +6,24 @@ turn images into embeddings by a vision transformer of two layers.
 
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from .gguf import TINY, Shape, write_tokenizer
 
-__all__ = ["PROJECTOR", "ProjectorShape", "write_adapter", "write_png", "write_projector", "write_recurrent_model"]
+__all__ = [
+    "PROJECTOR",
+    "ProjectorShape",
+    "RecurrentShape",
+    "adapter_weights",
+    "recurrent_weights",
+    "write_adapter",
+    "write_png",
+    "write_projector",
+    "write_recurrent_model",
+]
 
 
 def write_adapter(
@@ -26,21 +37,27 @@ def write_adapter(
         architecture: of the models that it says it is for.
     """
     import gguf  # type: ignore[import-untyped, unused-ignore]
-    import numpy as np
 
-    random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(rank))
-    for layer in range(shape.layers):
+    for layer, (a, b) in enumerate(adapter_weights(shape, seed, rank, strength)):
         name = f"blk.{layer}.ffn_down.weight"
-        a = random.standard_normal((rank, shape.hidden), dtype=np.float32) * np.float32(shape.hidden**-0.5)
-        b = random.standard_normal((shape.width, rank), dtype=np.float32) * np.float32(strength)
         writer.add_tensor(f"{name}.lora_a", a)
         writer.add_tensor(f"{name}.lora_b", b)
     _finish(writer)
     return path
+
+
+def adapter_weights(shape: Shape, seed: int, rank: int, strength: float) -> Iterator[tuple[Any, Any]]:
+    """Yield for each layer the two matrices that change its last feed-forward matrix; see `write_adapter`."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    for _ in range(shape.layers):
+        a = random.standard_normal((rank, shape.hidden), dtype=np.float32) * np.float32(shape.hidden**-0.5)
+        yield a, random.standard_normal((shape.width, rank), dtype=np.float32) * np.float32(strength)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,52 +164,84 @@ def _write_vision(writer: Any, shape: ProjectorShape, seed: int) -> None:
         add_linear("mm.2", shape.output, shape.output)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentShape:
+    """Sizes of a Mamba model.
+
+    Args:
+        decay: how fast it forgets what it has read.
+    """
+
+    width: int = 64
+    layers: int = 2
+    state: int = 8
+    rank: int = 4
+    kernel: int = 4
+    context: int = 2048
+    decay: float = 1.0
+
+    @property
+    def inner(self) -> int:
+        """Return the width between the projections of a layer."""
+        return 2 * self.width
+
+
 def write_recurrent_model(path: Path, *, width: int = 64, layers: int = 2, seed: int = 0) -> Path:
     """Write a Mamba model with random weights and the tokenizer of `write_random_model`, and return its path.
 
     What it has read is one state, which cannot be cut back to an earlier token.
     """
     import gguf
-    import numpy as np
 
-    random = np.random.default_rng(seed)
-    inner, state, rank, kernel = 2 * width, 8, 4, 4
+    shape = RecurrentShape(width=width, layers=layers)
     writer = gguf.GGUFWriter(path, "mamba")
-    writer.add_context_length(2048)
+    writer.add_context_length(shape.context)
     writer.add_embedding_length(width)
     writer.add_feed_forward_length(0)
     writer.add_head_count(0)
     writer.add_block_count(layers)
-    writer.add_ssm_conv_kernel(kernel)
-    writer.add_ssm_inner_size(inner)
-    writer.add_ssm_state_size(state)
-    writer.add_ssm_time_step_rank(rank)
+    writer.add_ssm_conv_kernel(shape.kernel)
+    writer.add_ssm_inner_size(shape.inner)
+    writer.add_ssm_state_size(shape.state)
+    writer.add_ssm_time_step_rank(shape.rank)
     writer.add_layer_norm_rms_eps(1e-5)
-    printable = np.array(write_tokenizer(writer))
-
-    def add(name: str, *sizes: int) -> None:
-        weights = random.standard_normal(sizes, dtype=np.float32) * np.float32(sizes[-1] ** -0.5)
-        if name == "output.weight":
-            weights[~printable] = 0
+    for name, weights in recurrent_weights(shape, seed, write_tokenizer(writer)):
         writer.add_tensor(name, weights)
-
-    add("token_embd.weight", len(printable), width)
-    for layer in range(layers):
-        block = f"blk.{layer}"
-        writer.add_tensor(f"{block}.attn_norm.weight", np.ones(width, dtype=np.float32))
-        add(f"{block}.ssm_in.weight", 2 * inner, width)
-        add(f"{block}.ssm_conv1d.weight", inner, kernel)
-        add(f"{block}.ssm_conv1d.bias", inner)
-        add(f"{block}.ssm_x.weight", rank + 2 * state, inner)
-        add(f"{block}.ssm_dt.weight", inner, rank)
-        add(f"{block}.ssm_dt.bias", inner)
-        writer.add_tensor(f"{block}.ssm_a", -np.ones((inner, state), dtype=np.float32))
-        writer.add_tensor(f"{block}.ssm_d", np.ones(inner, dtype=np.float32))
-        add(f"{block}.ssm_out.weight", width, inner)
-    writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
-    add("output.weight", len(printable), width)
     _finish(writer)
     return path
+
+
+def recurrent_weights(shape: RecurrentShape, seed: int, printable: Sequence[bool]) -> Iterator[tuple[str, Any]]:
+    """Yield the weights of a Mamba model, with the names and in the form that GGUF has for them.
+
+    Args:
+        printable: for each token, whether it may be said.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+
+    def make(*sizes: int) -> Any:
+        return random.standard_normal(sizes, dtype=np.float32) * np.float32(sizes[-1] ** -0.5)
+
+    width, inner, state, rank = shape.width, shape.inner, shape.state, shape.rank
+    yield "token_embd.weight", make(len(printable), width)
+    for layer in range(shape.layers):
+        block = f"blk.{layer}"
+        yield f"{block}.attn_norm.weight", np.ones(width, dtype=np.float32)
+        yield f"{block}.ssm_in.weight", make(2 * inner, width)
+        yield f"{block}.ssm_conv1d.weight", make(inner, shape.kernel)
+        yield f"{block}.ssm_conv1d.bias", make(inner)
+        yield f"{block}.ssm_x.weight", make(rank + 2 * state, inner)
+        yield f"{block}.ssm_dt.weight", make(inner, rank)
+        yield f"{block}.ssm_dt.bias", make(inner)
+        yield f"{block}.ssm_a", np.full((inner, state), -shape.decay, dtype=np.float32)
+        yield f"{block}.ssm_d", np.ones(inner, dtype=np.float32)
+        yield f"{block}.ssm_out.weight", make(width, inner)
+    yield "output_norm.weight", np.ones(width, dtype=np.float32)
+    output = make(len(printable), width)
+    output[~np.array(printable)] = 0
+    yield "output.weight", output
 
 
 def _finish(writer: Any) -> None:

@@ -4,6 +4,7 @@ A schema is honoured when every answer that ends by itself is valid. Models with
 so nearly all of the schemas allow only so much text.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,26 @@ class SchemaCase:
     schema: dict[str, Any]
     max_tokens: int = 256
     ends: bool = True
+
+    def validator(self) -> Any:
+        """Return the class that validates by the schema's draft; needs the package `jsonschema`."""
+        import jsonschema
+
+        return jsonschema.validators.validator_for(self.schema, default=jsonschema.Draft202012Validator)
+
+    def check(self, text: str, finish: str) -> None:
+        """Check an answer.
+
+        Args:
+            finish: its `finish_reason`.
+
+        Raises: AssertionError: it has no end. `jsonschema.ValidationError`: it is another.
+        """
+        if finish == "length" and not self.ends:
+            return
+        assert finish == "stop", f"no end after {self.max_tokens} tokens: {text!r}"
+        kind = self.validator()
+        kind(self.schema, format_checker=kind.FORMAT_CHECKER).validate(json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .gguf import CONTROL, NORMAL, byte_alphabet
 
-__all__ = ["CHAT_TEMPLATE", "cut", "write_recital"]
+__all__ = ["CHAT_TEMPLATE", "HEAD", "USER_DEFINED", "Vocabulary", "cut", "write_recital"]
 
 CHAT_TEMPLATE = """\
 {%- if tools %}
@@ -56,7 +56,12 @@ CHAT_TEMPLATE = """\
 """
 """A template in the manner of Hermes and Qwen; it ends with the cue: the variable `cue`, or the last message."""
 
-_USER_DEFINED = 4
+USER_DEFINED = 4
+"""Type of tokens, in a GGUF file, that are found in prompts as they are."""
+
+HEAD = 64
+"""Width of an attention head, and of the feed-forward part."""
+
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LONGEST = 12
 _CHOSEN, _SPREAD = 20.0, 0.5
@@ -129,27 +134,23 @@ def write_recital(
     """
     import gguf  # type: ignore[import-untyped, unused-ignore]
 
-    texts = cut(scripts.values(), controls)
-    vocabulary = _Vocabulary(controls, scripts, (piece for text in texts for piece in text))
-    successors: dict[int, int] = {}
-    for cue, pieces in zip(scripts, texts, strict=True):
-        ids = [vocabulary.ids[cue.encode()], *(vocabulary.ids[piece] for piece in pieces), vocabulary.end]
-        successors.update(pairwise(ids))
-    width = -(-len(vocabulary.names) // 64) * 64
+    vocabulary = Vocabulary(scripts, controls)
+    width = vocabulary.width
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("recital")
     writer.add_context_length(context)
     writer.add_embedding_length(width)
     writer.add_block_count(1)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(width // 64)
+    writer.add_feed_forward_length(HEAD)
+    writer.add_head_count(width // HEAD)
     writer.add_head_count_kv(1)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(64)
+    writer.add_rope_dimension_count(HEAD)
     writer.add_file_type(1)
     vocabulary.write(writer)
     writer.add_chat_template(chat_template)
-    _write_weights(writer, width, len(vocabulary.names), successors, vocabulary.end)
+    for name, weights in vocabulary.weights():
+        writer.add_tensor(f"{name}.weight", weights.astype("float16") if weights.ndim > 1 else weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -157,25 +158,34 @@ def write_recital(
     return path
 
 
-class _Vocabulary:
-    """The 256 bytes, the special tokens, the cues and the pieces."""
+class Vocabulary:
+    """The 256 bytes, the special tokens, the cues and the pieces, and what follows what.
 
-    def __init__(self, controls: Sequence[str], cues: Iterable[str], pieces: Iterable[bytes]) -> None:
+    Args: as of `write_recital`.
+    """
+
+    def __init__(self, scripts: Mapping[str, str], controls: Sequence[str] = ()) -> None:
         alphabet = byte_alphabet()
+        texts = cut(scripts.values(), controls)
         self.names = list(alphabet)
         self.types = [NORMAL] * len(alphabet)
         self.ids = {bytes([value]): value for value in range(256)}
         for name in (*_SPECIAL, *controls):
             self._add(name.encode(), name, CONTROL)
         self.end = self.ids[b"<|im_end|>"]
-        for data in (*(cue.encode() for cue in cues), *pieces):
+        for data in (*(cue.encode() for cue in scripts), *(piece for text in texts for piece in text)):
             if data in self.ids:
                 continue
             # ASCII is found in prompts as it is; other pieces only ever come out. Raw, they could have a byte's name.
             if data.isascii():
-                self._add(data, data.decode(), _USER_DEFINED)
+                self._add(data, data.decode(), USER_DEFINED)
             else:
                 self._add(data, "".join(alphabet[value] for value in data), NORMAL)
+        self._successors: dict[int, int] = {}
+        for cue, pieces in zip(scripts, texts, strict=True):
+            ids = [self.ids[cue.encode()], *(self.ids[piece] for piece in pieces), self.end]
+            self._successors.update(pairwise(ids))
+        self.width = -(-len(self.names) // HEAD) * HEAD
 
     def _add(self, data: bytes, name: str, kind: int) -> None:
         self.ids[data] = len(self.names)
@@ -193,27 +203,28 @@ class _Vocabulary:
         writer.add_eos_token_id(self.end)
         writer.add_add_bos_token(False)
 
+    def weights(self) -> Iterator[tuple[str, Any]]:
+        """Yield the weights of the model: GGUF's name without `.weight`, and a float32 array."""
+        import numpy as np
 
-def _write_weights(writer: Any, width: int, tokens: int, successors: Mapping[int, int], end: int) -> None:
-    import numpy as np
-
-    # The norm makes sqrt(width) of a one-hot vector's one.
-    scale = width**-0.5
-    output = np.random.default_rng(0).standard_normal((tokens, width)).astype(np.float32) * (_SPREAD * scale)
-    for token in range(tokens):
-        output[successors.get(token, end), token] = _CHOSEN * scale
-    matrices = {
-        "token_embd": np.eye(tokens, width),
-        "blk.0.attn_q": np.zeros((width, width)),
-        "blk.0.attn_k": np.zeros((64, width)),
-        "blk.0.attn_v": np.zeros((64, width)),
-        "blk.0.attn_output": np.zeros((width, width)),
-        "blk.0.ffn_gate": np.zeros((64, width)),
-        "blk.0.ffn_up": np.zeros((64, width)),
-        "blk.0.ffn_down": np.zeros((width, 64)),
-        "output": output,
-    }
-    for name, weights in matrices.items():
-        writer.add_tensor(f"{name}.weight", weights.astype(np.float16))
-    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
+        tokens, width = len(self.names), self.width
+        # The norm makes sqrt(width) of a one-hot vector's one.
+        scale = width**-0.5
+        output = np.random.default_rng(0).standard_normal((tokens, width)).astype(np.float32) * (_SPREAD * scale)
+        for token in range(tokens):
+            output[self._successors.get(token, self.end), token] = _CHOSEN * scale
+        yield "token_embd", np.eye(tokens, width, dtype=np.float32)
+        sizes = {
+            "attn_q": (width, width),
+            "attn_k": (HEAD, width),
+            "attn_v": (HEAD, width),
+            "attn_output": (width, width),
+            "ffn_gate": (HEAD, width),
+            "ffn_up": (HEAD, width),
+            "ffn_down": (width, HEAD),
+        }
+        for name, size in sizes.items():
+            yield f"blk.0.{name}", np.zeros(size, dtype=np.float32)
+        yield "output", output
+        for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+            yield name, np.ones(width, dtype=np.float32)

@@ -1,5 +1,7 @@
 """Completions, tokens and names of a model that answers by a script."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from llm_rig import HELLO, Rig
 from llm_scripted import ScriptedModel, ids
 from modelrack.errors import BadRequest, LaunchFailed
+from modelrack.llm.contract import Generation, Listener
 
 
 def text(events: list[dict[str, Any]], index: int) -> str:
@@ -92,6 +95,88 @@ async def test_if_one_prompt_is_refused_none_goes_on() -> None:
     with pytest.raises(Exception, match="full"):
         await rig.ask("generate", prompt=["a", "b", "c"])
     assert rig.model.cancelled == [None, None]
+
+
+async def test_more_prompts_than_could_ever_be_queued_are_refused_by_name() -> None:
+    rig = Rig(ScriptedModel("x", queue=6, max_sequences=6))
+    for n, most in ((1, 6), (2, 3), (5, 2), (7, 1)):
+        answer = await rig.ask("generate", prompt=["a"] * most, n=n)
+        assert len(answer["choices"]) == most * n
+        for stream in (False, True):
+            with pytest.raises(BadRequest, match=f"{most + 1} prompts") as caught:
+                await rig.ask("generate", prompt=["a"] * (most + 1), n=n, stream=stream)
+            assert caught.value.param == "prompt"
+    assert len(rig.model.generations) == 12, "refused before anything is queued"
+
+
+@pytest.mark.parametrize("ability", ["generate", "chat", "tokenize"])
+async def test_long_texts_are_encoded_beside_the_event_loop(ability: str) -> None:
+    """Where the engine allows it; short ones are not worth it."""
+    moved = threading.Event()
+
+    class Model(ScriptedModel):
+        def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+            if len(text) > 10_000:
+                assert moved.wait(20), "the event loop stands still"
+            return super().encode(text, add_special=add_special, parse_special=parse_special)
+
+    rig = Rig(Model("hi", n_ctx=100_000, encodes_in_threads=True))
+    long = {"messages": [{"role": "user", "content": "x" * 20_000}]} if ability == "chat" else {"prompt": "x" * 20_000}
+    asking = asyncio.create_task(rig.ask(ability, **long))
+    await rig.ask("generate", prompt="short")
+    moved.set()
+    await asking
+    plain = await Rig(Model("hi", n_ctx=100_000)).ask(ability, **long)
+    assert plain.get("count") == (await asking).get("count") and plain.get("usage") == (await asking).get("usage")
+
+
+class Forgetful(ScriptedModel):
+    """Gives fewer log probabilities than were asked for."""
+
+    gives: int | None = None
+
+    async def submit(self, generation: Generation, listener: Listener) -> Any:
+        return await super().submit(generation, _Less(listener, self.gives))
+
+
+class _Less:
+    def __init__(self, listener: Listener, gives: int | None) -> None:
+        self._listener, self._gives = listener, gives
+        self.end, self.fail = listener.end, listener.fail
+
+    def begin(self, prompt_tokens: int, cached_tokens: int, prompt_logprobs: Any = None) -> None:
+        self._listener.begin(prompt_tokens, cached_tokens, self._less(prompt_logprobs))
+
+    def take(self, index: int, tokens: Any, logprobs: Any) -> None:
+        self._listener.take(index, tokens, self._less(logprobs))
+
+    def _less(self, logprobs: Any) -> Any:
+        return None if self._gives is None or logprobs is None else logprobs[: self._gives]
+
+
+@pytest.mark.parametrize("gives", [None, 0, 1])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_that_an_engine_leaves_out_cost_no_answer(gives: int | None, stream: bool) -> None:
+    class Model(Forgetful):
+        pass
+
+    Model.gives = gives
+    rig = Rig(Model("abcd", step_tokens=2))
+    if stream:
+        events = await rig.stream("generate", prompt="p", logprobs=1, echo=True)
+        assert text(events, 0) == "pabcd"
+        deltas = [event["choices"][0]["delta"] for event in await rig.chat_stream(logprobs=True)]
+        assert "".join(delta.get("content", "") for delta in deltas) == "abcd"
+        return
+    (choice,) = (await rig.ask("generate", prompt="p", logprobs=1, echo=True))["choices"]
+    assert choice["text"] == "pabcd"
+    logprobs = choice["logprobs"]
+    pairs = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
+    given = [token for token, value in pairs if value is not None]
+    assert given == (["a", "c"] if gives == 1 else [])
+    chat = await rig.chat(logprobs=True)
+    assert chat["message"]["content"] == "abcd"
+    assert [entry["token"] for entry in chat["logprobs"]["content"]] == given
 
 
 @pytest.mark.parametrize("form", [{"type": "other"}, {"type": "json_object", "schema": 3}, {"type": "json_schema"}])

@@ -5,12 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelrack.testing.conformance import FILE, SCRIPTS, VARIABLE, LLMConformance, Model, Subject, gguf_models
+
+# The first test waits for all runs.
+pytestmark = pytest.mark.timeout(400)
 
 BROKEN = Path(__file__).parent / "broken"
 MODULE = """
@@ -24,9 +30,11 @@ class Suite(LLMConformance):
         engine="{engine}",
         models={models},
         is_random=False,
+        idle_s=1,
     )
 """
 MODELS = '{"main": Model(name="echo", options=OPTIONS), "reciter": Model(name="echo", cue=lambda one: SCRIPTS[one])}'
+PLAIN = '{"main": Model(name="echo", options={"token_delay_s": 0.001})}'
 
 
 class Outcome:
@@ -69,7 +77,7 @@ def run_kit(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     return Outcome(done.stdout + done.stderr, done.returncode)
 
@@ -94,56 +102,108 @@ def about(*faults: str) -> str:
     return " or ".join(sorted({re.sub(r"^test_|\[.*", "", name) for fault in faults for name in FAULTS[fault]}))
 
 
+COMPLAINTS = {
+    "no model": ("broken", "{}", "it brings no model 'main'"),
+    "no role": ("broken", '{"mane": Model(name="echo")}', "'mane' is no role"),
+    "no engine": ("nobody", MODELS, "no plugin brings an engine 'nobody'"),
+}
+
+
+def runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the kit is run on, by names: arguments of `run_kit`."""
+    found: dict[str, dict[str, Any]] = {fault: {"fault": fault, "only": about(fault)} for fault in FAULTS}
+    found["works_on"]["only"] += " and not whole"  # one wait is enough
+    found["none"] = {"only": about(*FAULTS)}
+    found["boaster"] = {"engine": "boaster", "only": "bias or echo"}
+    found["dreamer"] = {"engine": "dreamer", "only": "make_sense"}
+    modest = "shape or counts or stop or ignore_eos or bad_fields"
+    found["modest"] = {"engine": "modest", "fault": "refuses", "only": modest, VARIABLE: str(folder / "modest")}
+    found["recorded"] = {"only": "counts or logit_bias or ignore_eos", VARIABLE: str(folder)}
+    (folder / FILE).write_text('{"another": {"base": {}}}')
+    command = "leaves_stops or aborted_by or killed_comes or promised_shape or becomes_tokens or several_prompts"
+    found["command"] = {"engine": "echo-command", "models": PLAIN, "only": command}
+    for name, (engine, models, _) in COMPLAINTS.items():
+        found[name] = {"engine": engine, "models": models, "only": "make_sense or counts"}
+    return found
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What came out.
+
+    Args:
+        record: what one of the runs has written.
+    """
+
+    by_name: Mapping[str, Outcome]
+    record: Path
+
+    def __getitem__(self, name: str) -> Outcome:
+        return self.by_name[name]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Run the kit on everything, several at a time: most of it is waiting."""
+    folder = tmp_path_factory.mktemp("record")
+    wanted = runs(folder)
+
+    def run(name: str) -> Outcome:
+        return run_kit(tmp_path_factory.mktemp("run"), **{"engine": "broken", **wanted[name]})
+
+    with ThreadPoolExecutor(4) as pool:
+        return Outcomes(dict(zip(wanted, pool.map(run, wanted), strict=True)), folder / FILE)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
+def test_a_fault_is_found(outcomes: Outcomes, fault: str) -> None:
     """By the tests that are about it; without the fault, they pass."""
-    wanted = about(fault)
-    if fault == "works_on":  # one wait is enough
-        wanted += " and not whole"
-    outcome = run_kit(tmp_path, "broken", fault=fault, only=wanted)
+    outcome = outcomes[fault]
     assert outcome.code == 1 and "cannot be launched" not in outcome.output, outcome.output
     assert outcome.failed >= FAULTS[fault], outcome.output
 
 
-def test_without_a_fault_nothing_is_found(tmp_path: Path) -> None:
+def test_without_a_fault_nothing_is_found(outcomes: Outcomes) -> None:
     """By the same tests; all of them run on the sound engine with the tests of its plugin."""
-    outcome = run_kit(tmp_path, "broken", only=about(*FAULTS))
+    outcome = outcomes["none"]
     assert (outcome.code, outcome.failed) == (0, set()), outcome.output
     assert outcome.passed >= len(set().union(*FAULTS.values()))
 
 
-def test_a_feature_that_is_claimed_in_vain_is_found(tmp_path: Path) -> None:
-    outcome = run_kit(tmp_path, "boaster", only="bias or echo")
+def test_a_command_worker_is_tested_as_far_as_it_serves(outcomes: Outcomes) -> None:
+    """What computes is its command: that is killed, and its guard must notice."""
+    outcome = outcomes["command"]
+    assert (outcome.code, outcome.failed) == (0, set()), outcome.output
+    assert outcome.passed >= 5
+    for path in ("/v1/completions", "/v1/tokenize"):
+        assert f"'echo-command' does not serve {path}" in outcome.output, outcome.output
+
+
+def test_a_feature_that_is_claimed_in_vain_is_found(outcomes: Outcomes) -> None:
+    outcome = outcomes["boaster"]
     assert {name.split("[")[0] for name in outcome.failed} == {
         "test_a_bias_forbids_or_forces_a_token",
         "test_echo_begins_with_the_prompt",
     }, outcome.output
 
 
-def test_a_claim_that_is_no_feature_is_found(tmp_path: Path) -> None:
-    outcome = run_kit(tmp_path, "dreamer", only="make_sense")
+def test_a_claim_that_is_no_feature_is_found(outcomes: Outcomes) -> None:
+    outcome = outcomes["dreamer"]
     assert outcome.failed == {"test_the_subject_and_the_claims_make_sense"}, outcome.output
     assert "telepathy" in outcome.output
 
 
-def test_a_sound_engine_that_claims_nothing_runs_the_base_and_no_more(tmp_path: Path) -> None:
-    outcome = run_kit(
-        tmp_path,
-        "modest",
-        fault="refuses",
-        only="shape or counts or stop or ignore_eos or bad_fields",
-        **{VARIABLE: str(tmp_path)},
-    )
+def test_a_sound_engine_that_claims_nothing_runs_the_base_and_no_more(outcomes: Outcomes) -> None:
+    outcome = outcomes["modest"]
     assert (outcome.code, outcome.failed) == (0, set()), outcome.output
     assert outcome.passed > 15
     assert "does not claim 'ignore_eos'" in outcome.output
 
 
-def test_what_was_found_is_written_down(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"another": {"base": {}}}')
-    outcome = run_kit(tmp_path, "broken", only="counts or logit_bias or ignore_eos", **{VARIABLE: str(tmp_path)})
+def test_what_was_found_is_written_down(outcomes: Outcomes) -> None:
+    outcome = outcomes["recorded"]
     assert outcome.code == 0, outcome.output
-    found: dict[str, Any] = json.loads((tmp_path / FILE).read_text())
+    found: dict[str, Any] = json.loads(outcomes.record.read_text())
     assert set(found) == {"another", "broken"}
     record = found["broken"]
     assert record["base"]["failed"] == 0 and record["base"]["passed"] >= 2
@@ -152,20 +212,11 @@ def test_what_was_found_is_written_down(tmp_path: Path) -> None:
     assert bias["claimed"] is False and "no model" in bias["reason"]
 
 
-@pytest.mark.parametrize(
-    ("engine", "models", "complaint"),
-    [
-        ("broken", "{}", "it brings no model 'main'"),
-        ("broken", '{"mane": Model(name="echo")}', "'mane' is no role"),
-        ("nobody", MODELS, "no plugin brings an engine 'nobody'"),
-    ],
-)
-def test_a_subject_that_cannot_be_tested_fails_every_test(
-    tmp_path: Path, engine: str, models: str, complaint: str
-) -> None:
-    outcome = run_kit(tmp_path, engine, models=models, only="make_sense or counts")
+@pytest.mark.parametrize("name", COMPLAINTS)
+def test_a_subject_that_cannot_be_tested_fails_every_test(outcomes: Outcomes, name: str) -> None:
+    outcome = outcomes[name]
     assert outcome.code == 1 and outcome.passed == outcome.skipped == 0, outcome.output
-    assert len(outcome.failed) >= 3 and complaint in outcome.output
+    assert len(outcome.failed) >= 3 and COMPLAINTS[name][2] in outcome.output
 
 
 def test_a_suite_is_collected_whatever_its_name() -> None:

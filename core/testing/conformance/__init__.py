@@ -8,7 +8,10 @@ A plugin's test module says what to test, and pytest runs the whole suite agains
     class TestConformance(LLMConformance):
         subject = Subject(engine="my-engine", models=gguf_models())
 
-The tests need `pytest` and `jsonschema`; the models of `gguf_models` need `gguf` and `numpy`.
+`check_agreement` compares the greedy answers of an engine with those of the others that are installed.
+
+The tests need `pytest` and `jsonschema`; the models of `gguf_models` need `gguf` and `numpy`, those of `hf_models`
+(folders as Hugging Face's libraries read them) `numpy` alone.
 """
 
 import pytest
@@ -16,11 +19,27 @@ import pytest
 # Before they are imported, so that a failing test shows its values.
 pytest.register_assert_rewrite(
     *(f"{__name__}.{name}" for name in ("answers", "base", "constraints", "faults", "logprobs", "models", "rig")),
-    *(f"{__name__}.{name}" for name in ("sampling", "suite", "tokens", "tools")),
+    *(f"{__name__}.{name}" for name in ("sampling", "suite", "tokens", "tools", "agreement")),
 )
 
+from .agreement import QUESTIONS, check_agreement  # noqa: E402
+from .claims import TOOLS  # noqa: E402
 from .record import FILE, VARIABLE  # noqa: E402
-from .subject import CUE, ROLES, SCRIPTS, Model, Subject, gguf_models  # noqa: E402
+from .subject import CUE, ROLES, SCRIPTS, Model, Subject, gguf_models, hf_models  # noqa: E402
 from .suite import LLMConformance  # noqa: E402
 
-__all__ = ["CUE", "FILE", "ROLES", "SCRIPTS", "VARIABLE", "LLMConformance", "Model", "Subject", "gguf_models"]
+__all__ = [
+    "CUE",
+    "FILE",
+    "QUESTIONS",
+    "ROLES",
+    "SCRIPTS",
+    "TOOLS",
+    "VARIABLE",
+    "LLMConformance",
+    "Model",
+    "Subject",
+    "check_agreement",
+    "gguf_models",
+    "hf_models",
+]

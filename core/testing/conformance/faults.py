@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -106,7 +104,6 @@ class FaultTests:
     def test_a_worker_that_is_killed_comes_back(self, main: Target, rig: Rig) -> None:
         """Comes last: what the worker had kept is gone."""
         before = main.chat(PROMPT, max_tokens=12).said
-        pid = main.replica()["pid"]
         ended: list[Any] = []
         begun = threading.Event()
 
@@ -118,9 +115,9 @@ class FaultTests:
 
         asking = threading.Thread(target=wait_for_the_end)
         asking.start()
-        assert begun.wait(20)
-        os.kill(pid, signal.SIGKILL)
-        asking.join(20)
+        assert begun.wait(main.subject.answer_s)
+        pid = main.kill()
+        asking.join(main.subject.answer_s)
         last = [line for line in ended if line][-1]
         assert "error" in json.loads(last.removeprefix("data: ")) if last != "data: [DONE]" else True
         rig.wait_until_back(main, pid)

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+import pytest
 
+from ...hooks import CommandWorker, Engine
 from ..serving import Server, wait_until
 from .answers import Answer, check_error, read_answer, read_events, read_stream
 from .subject import Subject
@@ -16,7 +18,6 @@ from .subject import Subject
 __all__ = ["CHAT", "COMPLETIONS", "Rig", "Target", "together"]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-_LAUNCH_S, _IDLE_S = 120.0, 10.0
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -32,12 +33,21 @@ class Target:
     """A model that runs.
 
     Args:
-        prompt: a prompt that it answers at some length.
+        cue: see `Model.cue`.
     """
 
-    def __init__(self, http: httpx.Client, uid: str, cue: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self,
+        http: httpx.Client,
+        uid: str,
+        subject: Subject,
+        engine: Engine,
+        cue: Callable[[str], str] | None = None,
+    ) -> None:
         self.http = http
         self.uid = uid
+        self.subject = subject
+        self._engine = engine
         self._cue = cue
 
     def cue(self, script: str) -> str:
@@ -46,7 +56,10 @@ class Target:
         return self._cue(script)
 
     def post(self, path: str, body: Mapping[str, Any], **more: Any) -> httpx.Response:
-        """Send a request, with the model's uid in it."""
+        """Send a request, with the model's uid in it. A test that needs a path which is not served is skipped."""
+        worker = self._engine.worker
+        if isinstance(worker, CommandWorker) and path not in worker.routes:
+            pytest.skip(f"the engine '{self._engine.name}' does not serve {path}")
         return self.http.post(path, json={"model": self.uid, **body}, **more)
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Answer:
@@ -121,19 +134,33 @@ class Target:
         Raises: AssertionError: it still does after a while.
         """
         process = psutil.Process(self.replica()["pid"])
-        deadline = time.monotonic() + _IDLE_S
+        subject = self.subject
+        deadline = time.monotonic() + subject.idle_s
         quiet = 0
         while quiet < 4:  # on a busy machine it may get no turn for a moment
-            quiet = quiet + 1 if _cpu_share(process) < 0.05 else 0
-            assert time.monotonic() < deadline or quiet, f"the worker still computes after {_IDLE_S:g} s"
+            quiet = quiet + 1 if _cpu_share(process) < subject.idle_share else 0
+            assert time.monotonic() < deadline or quiet, f"the worker still computes after {subject.idle_s:g} s"
+
+    def kill(self) -> int:
+        """Kill the process that computes, and return the pid that the replica had.
+
+        Of a command worker that is the command, whose death its guard has to notice.
+        """
+        pid = int(self.replica()["pid"])
+        process = psutil.Process(pid)
+        if isinstance(self._engine.worker, CommandWorker):
+            process = min(process.children(), key=psutil.Process.create_time)
+        process.kill()
+        return pid
 
 
 class Rig:
     """A server, the subject, and the subject's models as they are needed."""
 
-    def __init__(self, server: Server, subject: Subject, folder: Path, http: httpx.Client) -> None:
+    def __init__(self, server: Server, subject: Subject, engine: Engine, folder: Path, http: httpx.Client) -> None:
         self.server = server
         self.subject = subject
+        self._engine = engine
         self._folder = folder
         self._http = http
         self._targets: dict[str, Target] = {}
@@ -154,14 +181,14 @@ class Rig:
             name = model.name if isinstance(model.name, str) else str(model.name(folder))
             options = model.options(folder) if callable(model.options) else model.options
             self.launch(role, name, options, {key: make(folder) for key, make in model.adapters.items()})
-            self._targets[role] = Target(self._http, role, model.cue)
+            self._targets[role] = Target(self._http, role, self.subject, self._engine, model.cue)
         return self._targets[role]
 
     def named(self, name: str) -> Target:
         """Return a model that is launched by its name."""
         if name not in self._targets:
             self.launch(name, name, {}, {})
-            self._targets[name] = Target(self._http, name)
+            self._targets[name] = Target(self._http, name, self.subject, self._engine)
         return self._targets[name]
 
     def launch(self, uid: str, name: str, options: Mapping[str, Any], adapters: Mapping[str, Path]) -> None:
@@ -170,8 +197,14 @@ class Rig:
         if adapters:
             modules = [{"lora_name": one, "local_path": str(path)} for one, path in adapters.items()]
             body["peft_model_config"] = {"lora_list": modules}
+        subject = self.subject
+        if subject.environment is not None:
+            body["environment"] = subject.environment
         response = self._http.post(
-            "/v1/models", json={**body, **self.subject.options, **options}, timeout=_LAUNCH_S, params={"wait_ready": 1}
+            "/v1/models",
+            json={**body, **subject.options, **options},
+            timeout=subject.launch_s,
+            params={"wait_ready": 1},
         )
         if response.status_code != 200:
             # It is not tried again for each test.
@@ -185,7 +218,7 @@ class Rig:
             replica = target.replica()
             return replica["status"] == "READY" and replica["pid"] not in (None, pid)
 
-        wait_until(is_back, _LAUNCH_S, f"'{target.uid}' to come back")
+        wait_until(is_back, self.subject.launch_s, f"'{target.uid}' to come back")
 
 
 def _body(path: str, text: str, fields: Mapping[str, Any]) -> dict[str, Any]:

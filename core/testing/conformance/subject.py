@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from .. import hf, hf_extras
 from ..gguf import Shape, write_random_model
 from ..gguf_extras import write_adapter, write_projector
 from ..recital import write_recital
 
-__all__ = ["CUE", "ROLES", "SCRIPTS", "SPECIAL", "Model", "Subject", "gguf_models"]
+__all__ = ["CUE", "ROLES", "SCRIPTS", "SPECIAL", "Model", "Subject", "gguf_models", "hf_models"]
 
 SPECIAL = "<|mark|>"
 """A special token of the models that recite; it stands in the script `special`."""
@@ -72,6 +73,13 @@ class Subject:
         grammar: in the engine's own language: `yes` or `no`.
         is_random: what is sampled differs from seed to seed; False for an engine that knows one answer only.
         questions: questions that some launchable model answers right, by its name: (question, part of the answer).
+        environment: where its worker runs, as at a launch: `server`, `isolated` or a path; None: as it comes.
+        launch_s: the most that a launch may take, and coming back after the worker was killed.
+        answer_s: the most that an answer may take.
+        idle_s: within this time after its clients have left, it computes no more.
+        idle_share: what part of one processor an idle worker uses at most: more than the default where it polls.
+        without: features that the engine claims, but not for these models; their tests are left out. Another subject
+            must stand for them.
     """
 
     engine: str
@@ -80,6 +88,12 @@ class Subject:
     grammar: str = 'root ::= "yes" | "no"'
     is_random: bool = True
     questions: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    environment: str | None = None
+    launch_s: float = 120
+    answer_s: float = 60
+    idle_s: float = 10
+    idle_share: float = 0.05
+    without: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:
         """Return what makes the subject no subject at all."""
@@ -101,9 +115,11 @@ def _write_main(folder: Path) -> Path:
     return write_random_model(folder / "main.gguf", _SHAPE)
 
 
+_SCRIPTS = {CUE + name: text for name, text in SCRIPTS.items()}
+
+
 def _write_reciter(folder: Path) -> Path:
-    scripts = {CUE + name: text for name, text in SCRIPTS.items()}
-    return write_recital(folder / "reciter.gguf", scripts, controls=(SPECIAL,))
+    return write_recital(folder / "reciter.gguf", _SCRIPTS, controls=(SPECIAL,))
 
 
 def _write_adapter(seed: int) -> Maker:
@@ -132,4 +148,40 @@ def gguf_models(*, projector: str | None = "mmproj", draft: str | None = "draft_
     if draft is not None:
         # A model drafts best for itself.
         models["speculating"] = Model(name=_write_main, options=lambda folder: {draft: str(folder / "main.gguf")})
+    return models
+
+
+def _write_hf_main(folder: Path) -> Path:
+    return hf.write_random_model(folder / "main")
+
+
+def _write_hf_reciter(folder: Path) -> Path:
+    return hf.write_recital(folder / "reciter", _SCRIPTS, controls=(SPECIAL,))
+
+
+def _write_hf_seeing(folder: Path) -> Path:
+    return hf_extras.write_seeing_model(folder / "seeing")
+
+
+def _write_hf_adapter(seed: int) -> Maker:
+    return lambda folder: hf.write_adapter(folder / f"adapter-{seed}", seed=seed)
+
+
+def hf_models(*, images: bool = True, draft: Callable[[Path], Mapping[str, Any]] | None = None) -> dict[str, Model]:
+    """Return models for all roles as small Hugging Face folders; those of `gguf_models`, but for the one that sees.
+
+    Args:
+        images: with a model that sees.
+        draft: what makes the engine draft tokens for a model, given the path of the model itself, which drafts best for
+            it: options. None: no model that drafts.
+    """
+    models = {
+        "main": Model(name=_write_hf_main),
+        "reciter": Model(name=_write_hf_reciter, cue=lambda name: CUE + name),
+        "adapted": Model(name=_write_hf_main, adapters={"first": _write_hf_adapter(1), "second": _write_hf_adapter(2)}),
+    }
+    if images:
+        models["seeing"] = Model(name=_write_hf_seeing)
+    if draft is not None:
+        models["speculating"] = Model(name=_write_hf_main, options=lambda folder: draft(folder / "main"))
     return models

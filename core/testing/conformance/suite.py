@@ -88,9 +88,9 @@ class LLMConformance(
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
         with (
             start_server(home) as server,
-            httpx.Client(base_url=server.url, timeout=60, limits=limits, trust_env=False) as http,
+            httpx.Client(base_url=server.url, timeout=cls.subject.answer_s, limits=limits, trust_env=False) as http,
         ):
-            yield Rig(server, cls.subject, folder, http)
+            yield Rig(server, cls.subject, engine, folder, http)
 
     @pytest.fixture(autouse=True)
     def _claim(self, request: pytest.FixtureRequest, engine: Engine) -> None:
@@ -103,6 +103,8 @@ class LLMConformance(
             return
         if name not in engine.features:
             pytest.skip(f"the engine '{engine.name}' does not claim '{name}'")
+        if name in self.subject.without:
+            pytest.skip(f"the subject's models are without '{name}'")
         role = NEEDS.get(name)
         assert role is None or role in self.subject.models, (
             f"'{name}' is claimed, but the subject brings no '{role}' model"
@@ -132,7 +134,8 @@ class LLMConformance(
         unknown = [name for name in engine.features if name not in NAMES]
         assert not unknown, f"the engine claims what does not exist: {unknown}; known: {', '.join(NAMES)}"
         assert len(set(engine.features)) == len(engine.features), "a feature is claimed twice"
-        lacking = {name: NEEDS[name] for name in engine.features if NEEDS.get(name, "main") not in self.subject.models}
+        claimed = [name for name in engine.features if name not in self.subject.without]
+        lacking = {name: NEEDS[name] for name in claimed if NEEDS.get(name, "main") not in self.subject.models}
         assert not lacking, f"claimed, but the subject brings no model to show it: {lacking}"
 
     def test_the_description_loads_without_the_engine(

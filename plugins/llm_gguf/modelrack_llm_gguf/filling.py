@@ -1,12 +1,24 @@
-"""Decides what is drafted ahead, and writes tokens into a batch."""
+"""Decides what is drafted ahead, counts what is to be read, and writes tokens into a batch."""
 
+from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Any
 
 from .bindings import Batch
 from .parts import Speculator
 from .slots import Slot
 
-__all__ = ["draft_ahead", "fill_part", "fill_running", "wants_prompt"]
+__all__ = ["count_unread", "draft_ahead", "fill_part", "fill_running", "wants_prompt"]
+
+
+def count_unread(reading: Iterable[Slot], waiting: Iterable[Slot], places: int) -> tuple[int, int]:
+    """Return how many sequences are read or could be let in now, and how many tokens they still have to read.
+
+    Args:
+        places: sequences that there is a place for, beside those that run.
+    """
+    coming = list(islice(chain(reading, waiting), max(0, places)))
+    return len(coming), sum(len(slot.tokens) - slot.n_past for slot in coming)
 
 
 def draft_ahead(speculator: Speculator, running: list[Slot], room: int) -> None:

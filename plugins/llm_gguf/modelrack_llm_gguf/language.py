@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelrack.errors import EngineError, TooManyRequests
 from modelrack.llm.contract import Generation, Listener, MediaPrompt, ModelTraits, Ticket
 from modelrack.llm.errors import context_overflow
+from modelrack.llm.guided import Constraints
 
 from . import bindings
 from .bindings import Handle
@@ -16,9 +17,6 @@ from .parts import LoopCounters
 from .scheduler import Scheduler
 from .slots import Job, Matcher
 from .vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from .constraints import Constraints
 
 __all__ = ["GgufModel"]
 
@@ -41,7 +39,7 @@ class GgufModel:
         vocabulary: Vocabulary,
         context: Context,
         scheduler: Scheduler,
-        constraints: "Constraints | None",
+        constraints: Constraints | None,
         extras: Extras,
         traits: ModelTraits,
         most: int,

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelrack.catalog import gguf_memory
 from modelrack.catalog.gguf import GgufMetadata
 from modelrack.catalog.gguf_memory import (
     cache_bytes_per_token,
-    file_bytes,
-    free_memory,
+    extra_weights,
     output_buffer_bytes,
     read_model,
 )
@@ -97,19 +97,12 @@ def choose_sizes(
     )
 
 
-def estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate:
-    """Estimate what a replica will need: weights by the file's size, the cache and buffers from its header."""
-    metadata = read_model(plan.files.path)
-    on_device = bool(plan.accelerators)
-    extra = extra_weights(plan)
-    free = free_memory(machine, plan.accelerators)
-    sizes = choose_sizes(plan.options, metadata, free, on_accelerator=on_device, extra_bytes=extra)
-    return MemoryEstimate(
-        weights_bytes=metadata.file_bytes + extra,
-        cache_bytes=sizes.cache_bytes,
-        overhead_bytes=sizes.buffer_bytes,
-        host_bytes=_RUNTIME_BYTES * 2 if on_device else 0,
-    )
+def estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
+    """Estimate what a replica will need; None: neither its file nor its size is known.
+
+    Raises: LaunchFailed: nothing useful fits.
+    """
+    return gguf_memory.estimate(plan, machine, choose_sizes, _RUNTIME_BYTES * 2)
 
 
 def _bytes_per_token(metadata: GgufMetadata, options: Mapping[str, Any]) -> int:
@@ -126,10 +119,3 @@ def _draft_bytes_per_token(options: Mapping[str, Any]) -> int:
     except BadRequest:
         # It is refused, with the reason, when it is loaded.
         return 0
-
-
-def extra_weights(plan: LoadPlan) -> int:
-    """Return the bytes of the files that are loaded beside the model: projector, draft model, adapters."""
-    options = plan.options
-    projector = options["mmproj"] or plan.files.projector
-    return file_bytes((projector, options["draft_model"], *(path for _, path in plan.lora)))

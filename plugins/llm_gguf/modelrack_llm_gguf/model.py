@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelrack.catalog.gguf import GgufMetadata
 from modelrack.catalog.gguf_memory import free_memory, read_model
 from modelrack.errors import LaunchFailed
 from modelrack.hooks import LoadPlan
 from modelrack.llm.contract import ModelTraits
+from modelrack.llm.guided import Constraints, missing
 from modelrack.machine import probe
 from modelrack.worker import Report
 
@@ -16,6 +17,7 @@ from . import bindings
 from .bindings import Handle
 from .cache import Cells, PrefixCache
 from .choosing import Chooser
+from .constraints import open_constraints
 from .context import Context
 from .extras import Extras, load_extras
 from .language import GgufModel
@@ -24,9 +26,6 @@ from .memory import Sizes, choose_sizes, extra_weights
 from .params import build_context_params, build_model_params, init_numa
 from .scheduler import Scheduler
 from .vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from .constraints import Constraints
 
 __all__ = ["load_model"]
 
@@ -197,12 +196,8 @@ def _make_context(
     return Context(handle, vocabulary.size, sizes.n_batch, whole=whole, window=window)
 
 
-def _make_constraints(vocabulary: Vocabulary) -> "Constraints | None":
-    try:
-        from .constraints import Constraints
-    except ImportError:
-        return None
-    return Constraints(vocabulary.handle, vocabulary.end_ids)
+def _make_constraints(vocabulary: Vocabulary) -> Constraints | None:
+    return None if missing() else open_constraints(vocabulary.handle, vocabulary.end_ids)
 
 
 def _warm_up(context: Context, vocabulary: Vocabulary) -> None:
@@ -224,7 +219,7 @@ def _traits(
     sizes: Sizes,
     model: Handle,
     vocabulary: Vocabulary,
-    constraints: "Constraints | None",
+    constraints: Constraints | None,
     extras: Extras,
 ) -> ModelTraits:
     defaults = {
@@ -235,6 +230,7 @@ def _traits(
     return ModelTraits(
         n_ctx=sizes.n_ctx,
         n_vocab=vocabulary.size,
+        max_sequences=sizes.n_parallel + plan.options["max_queue"],
         bos_id=vocabulary.bos_id,
         adds_bos=vocabulary.adds_bos,
         end_ids=vocabulary.end_ids,
@@ -244,9 +240,11 @@ def _traits(
         lora=extras.adapters.names if extras.adapters is not None else (),
         media_mark=extras.vision.mark if extras.vision is not None else "",
         constraints=constraints.kinds if constraints is not None else frozenset(),
+        no_constraints=missing(),
         defaults=defaults,
         begins_with_space=_begins_with_space(metadata),
         supported=_SUPPORTED,
+        encodes_in_threads=True,
     )
 
 

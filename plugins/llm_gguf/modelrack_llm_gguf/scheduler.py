@@ -13,7 +13,7 @@ from modelrack.errors import EngineError, ModelrackError, NotReady
 from .cache import Cells, PrefixCache
 from .choosing import Chooser
 from .context import Context
-from .filling import draft_ahead, fill_part, fill_running, wants_prompt
+from .filling import count_unread, draft_ahead, fill_part, fill_running, wants_prompt
 from .mailbox import Event, Mailbox
 from .pace import Pace
 from .parts import Adapters, LoopCounters, Speculator, Vision
@@ -251,8 +251,8 @@ class Scheduler:
         parts: list[tuple[Slot, int]] = []
         if not self._reading and not self._waiting:
             return parts, count
-        waiting = min(len(self._reading) + len(self._waiting), self._most - len(running))
-        budget = min(self._pace.budget(len(running), waiting), self._n_batch - count)
+        unread = count_unread(self._reading, self._waiting, self._most - len(running))
+        budget = min(self._pace.budget(len(running), *unread), self._n_batch - count)
         outputs = self._n_outputs - count
         reading = [slot for slot in self._reading if self._adapters is None or slot.job.lora == lora]
         while budget > 0 and outputs > 0:

@@ -14,7 +14,7 @@ __all__ = ["Job", "Matcher", "Media", "Slot"]
 
 
 class Matcher(Protocol):
-    """What holds the tokens of one choice to a constraint (see `constraints.py`)."""
+    """What holds the tokens of one choice to a constraint (see `modelrack.llm.guided`)."""
 
     def mask(self, logits: Floats) -> bool:
         """Take away, in place, what may not come; True: nothing more can."""

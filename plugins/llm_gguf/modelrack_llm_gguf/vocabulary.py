@@ -4,6 +4,7 @@ import ctypes
 from array import array
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from threading import Lock
 
 from modelrack.errors import EngineError
 
@@ -21,7 +22,7 @@ _PART = 8192
 
 
 class Vocabulary:
-    """Tokens of a loaded model. Used on the event loop, and on no other thread at the same time.
+    """Tokens of a loaded model. Used on the event loop; texts may be encoded by other threads too.
 
     Args:
         handle: llama.cpp's vocabulary.
@@ -38,6 +39,7 @@ class Vocabulary:
         self.end_ids = frozenset(token for token in range(self.size) if is_end(handle, token))
         self._borders: dict[bool, Borders] = {}
         self._bytes: dict[int, bytes] = {}
+        self._in_use = Lock()
         self._buffer = ctypes.create_string_buffer(_PIECE)
 
     @cached_property
@@ -59,13 +61,19 @@ class Vocabulary:
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the tokens of a text."""
-        self._check_open()
         data = text.encode("utf-8", "surrogatepass")
         if len(data) <= _PART:
+            self._check_open()
             return self._encode(data, add_special, parse_special)
+        with self._in_use:
+            self._check_open()
+            parts = list(self._parts(data, add_special, parse_special))
         tokens: list[int] = []
-        for number, part in enumerate(self._parts(data, add_special, parse_special)):
-            tokens += self._encode(part, add_special and not number, parse_special)
+        for number, part in enumerate(parts):
+            # Part by part, so that closing waits for one of them at most.
+            with self._in_use:
+                self._check_open()
+                tokens += self._encode(part, add_special and not number, parse_special)
         return tokens
 
     def _encode(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
@@ -106,8 +114,9 @@ class Vocabulary:
         return (name or b"").decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Hear that the model is about to be freed."""
-        self.handle = 0
+        """Hear that the model is about to be freed; waits for what is being encoded."""
+        with self._in_use:
+            self.handle = 0
 
     def _check_open(self) -> None:
         if not self.handle:

@@ -1,18 +1,13 @@
-"""A vocabulary without its model, and random walks through what a constraint allows."""
+"""A vocabulary without its model."""
 
 import ctypes
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import llama_cpp
-import numpy as np
-from numpy.typing import NDArray
 
-from modelrack_llm_gguf.constraints import Matcher
-
-__all__ = ["Tokens", "allowed", "open_vocabulary", "walk"]
+__all__ = ["Tokens", "open_vocabulary"]
 
 
 class Tokens:
@@ -58,28 +53,3 @@ def open_vocabulary(path: Path) -> Iterator[Tokens]:
         yield Tokens(llama_cpp.llama_model_get_vocab(model))
     finally:
         llama_cpp.llama_model_free(model)
-
-
-def allowed(matcher: Matcher, tokens: Tokens) -> list[int] | None:
-    """Return what may come next; None where the answer is over."""
-    logits: NDArray[np.float32] = np.zeros(tokens.size, dtype=np.float32)
-    if matcher.mask(logits):
-        return None
-    return [int(token) for token in np.flatnonzero(logits == 0)]
-
-
-def walk(matcher: Matcher, tokens: Tokens, seed: int, most: int = 400) -> tuple[list[int], bool]:
-    """Take one allowed token after another, and return them, without the end token, and whether there was an end."""
-    chance = random.Random(seed)
-    taken: list[int] = []
-    while len(taken) < most:
-        choices = allowed(matcher, tokens)
-        if choices is None:
-            return taken, True
-        assert choices
-        token = tokens.end if tokens.end in choices and chance.random() < 0.2 else chance.choice(choices)
-        matcher.accept(token)
-        if token == tokens.end:
-            return taken, True
-        taken.append(token)
-    return taken, False

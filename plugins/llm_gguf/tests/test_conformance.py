@@ -1,6 +1,8 @@
 """The conformance kit, pointed at the engine `llama-cpp-python`."""
 
-from modelrack.testing.conformance import LLMConformance, Subject, gguf_models
+from pathlib import Path
+
+from modelrack.testing.conformance import LLMConformance, Subject, check_agreement, gguf_models
 
 QUESTIONS = (
     ("What is the largest animal?", "blue whale"),
@@ -16,3 +18,7 @@ class TestLlamaCppPython(LLMConformance):
     subject = Subject(
         engine="llama-cpp-python", models=gguf_models(), options=EXACT, questions={"demo-chat": QUESTIONS}
     )
+
+
+def test_greedy_answers_are_those_of_other_engines(tmp_path: Path) -> None:
+    check_agreement(tmp_path, "llama-cpp-python")

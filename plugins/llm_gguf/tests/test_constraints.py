@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import jsonschema
 import pytest
 
 from modelrack.testing.gguf import write_random_model
@@ -61,19 +60,6 @@ def text_of(choice: dict[str, Any], part: str) -> str:
     return choice["text"] if "text" in choice else choice.get(part, {}).get("content") or ""
 
 
-def validator_of(case: SchemaCase) -> Any:
-    return jsonschema.validators.validator_for(case.schema, default=jsonschema.Draft202012Validator)
-
-
-def check(case: SchemaCase, text: str, finish: str) -> None:
-    """Check an answer by a schema."""
-    if finish == "length" and not case.ends:
-        return
-    assert finish == "stop", f"no end after {case.max_tokens} tokens: {text!r}"
-    kind = validator_of(case)
-    kind(case.schema, format_checker=kind.FORMAT_CHECKER).validate(json.loads(text))
-
-
 def refused(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     """Return the error of a chat that must be refused."""
     response = http.post(CHAT, json={"model": UID, **PROMPTS[CHAT], "max_tokens": 8, **fields})
@@ -88,18 +74,18 @@ def test_there_are_enough_schemas() -> None:
     assert len(SCHEMAS) >= 50 and len({case.name for case in SCHEMAS}) == len(SCHEMAS)
     assert len(REFUSED) >= 20
     for case in SCHEMAS:
-        validator_of(case).check_schema(case.schema)
+        case.validator().check_schema(case.schema)
 
 
 @pytest.mark.parametrize("case", SCHEMAS, ids=lambda case: case.name)
 def test_every_answer_is_valid_streamed_or_not(ask: Ask, case: SchemaCase) -> None:
     limit = {"max_tokens": case.max_tokens}
     whole = ask(CHAT, guided_json=case.schema, **limit)
-    check(case, *whole)
+    case.check(*whole)
     assert ask(CHAT, guided_json=case.schema, stream=True, **limit) == whole
     form = {"type": "json_schema", "json_schema": {"name": "it", "schema": case.schema}}
     for seed, stream in ((1, False), (2, True)):
-        check(case, *ask(COMPLETIONS, response_format=form, temperature=1.5, seed=seed, stream=stream, **limit))
+        case.check(*ask(COMPLETIONS, response_format=form, temperature=1.5, seed=seed, stream=stream, **limit))
 
 
 def test_answers_by_different_schemas_at_once_are_valid(ask: Ask) -> None:
@@ -110,7 +96,7 @@ def test_answers_by_different_schemas_at_once_are_valid(ask: Ask) -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(answer, range(len(SCHEMAS))))
     for case, got in zip(SCHEMAS, together, strict=True):
-        check(case, *got)
+        case.check(*got)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
@@ -127,7 +113,7 @@ def test_a_schema_with_many_other_fields(http: httpx.Client, ask: Ask) -> None:
     choices = response.json()["choices"]
     texts = [choice["message"]["content"] for choice in choices]
     for choice, text in zip(choices, texts, strict=True):
-        check(case, text, choice["finish_reason"])
+        case.check(text, choice["finish_reason"])
         # Probabilities are the model's own: it would have written something else.
         entries = choice["logprobs"]["content"]
         assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == text

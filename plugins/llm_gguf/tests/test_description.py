@@ -67,7 +67,8 @@ def test_the_name_of_the_other_engine_is_an_alias() -> None:
 
 def test_the_wheel_goes_first_where_both_are_installed() -> None:
     both = load_plugins("llm_gguf,llm_xllamacpp").engines
-    assert both["llama.cpp"].rank > both[NAME].rank
+    wheel, own = both["llama.cpp"].rank, both[NAME].rank
+    assert isinstance(wheel, int) and isinstance(own, int) and wheel > own
 
 
 @with_engine

@@ -13,15 +13,15 @@ import llama_cpp
 import pytest
 
 from modelrack.llm.contract import Constraint
+from modelrack.llm.guided import Constraints, Matcher
 from modelrack.testing.gguf import write_random_model
+from modelrack.testing.walks import walk
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from matching import Tokens, open_vocabulary, walk
+from matching import Tokens, open_vocabulary
 
-from modelrack_llm_gguf.constraints import Constraints, Matcher
-from modelrack_llm_gguf.gbnf import GbnfError
-from modelrack_llm_gguf.lexemes import to_lark
+from modelrack_llm_gguf.constraints import open_constraints
 
 JSON = r"""
 root   ::= object
@@ -69,7 +69,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokens]:
 
 @pytest.fixture(scope="module")
 def constraints(tokens: Tokens) -> Iterator[Constraints]:
-    made = Constraints(tokens.handle, frozenset({tokens.end}))
+    made = open_constraints(tokens.handle, frozenset({tokens.end}))
     yield made
     made.close()
 
@@ -108,7 +108,7 @@ def prepare(constraints: Constraints, grammar: str) -> Matcher:
 def test_what_is_written_here_llama_cpp_takes(tokens: Tokens, constraints: Constraints, name: str) -> None:
     texts = set()
     for seed in range(12):
-        taken, is_over = walk(prepare(constraints, GRAMMARS[name]), tokens, seed, most=60)
+        taken, is_over = walk(prepare(constraints, GRAMMARS[name]), seed, most=60)
         reference = Reference(tokens, GRAMMARS[name])
         try:
             for token in taken:
@@ -145,19 +145,3 @@ def test_what_llama_cpp_writes_is_taken_here(tokens: Tokens, constraints: Constr
         finally:
             reference.close()
         assert prepare(constraints, GRAMMARS[name]).valid(taken) == len(taken), tokens.text_of(taken)
-
-
-def test_parts_without_recursion_are_found_as_one_piece() -> None:
-    """Character by character, a large vocabulary takes a hundred times as long."""
-    assert to_lark(GRAMMARS["plain"]).startswith("start: /")
-    lark = to_lark(JSON)
-    assert r"/(?:true|false|null)" in lark and r"\x{22}" in lark
-
-
-@pytest.mark.parametrize(
-    "grammar",
-    ["", "root", "root ::= (", 'root ::= "', "root ::= [", "root ::= []", "root ::= x", 'a ::= "b"', "root ::= <x>"],
-)
-def test_what_is_no_grammar_is_refused(grammar: str) -> None:
-    with pytest.raises(GbnfError):
-        to_lark(grammar)

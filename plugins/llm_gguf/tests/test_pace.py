@@ -61,21 +61,17 @@ def test_a_busy_moment_does_not_change_what_is_usual() -> None:
     assert max(after) < 0.035
 
 
-def test_a_block_that_is_begun_is_filled_up_where_that_is_much_cheaper() -> None:
+def test_rows_fill_up_the_blocks_that_kernels_compute() -> None:
     pace = Pace(512)
-    for _ in range(10):
-        pace.learn(8, 0, 0.028)
-    amounts = []
-    for _ in range(200):
-        amount = pace.budget(8)
-        rows = -(-(8 + amount) // 16)
-        pace.learn(8, amount, 0.028 + (0.003 + 0.03 * (rows - 1) if amount else 0.0))
-        amounts.append(amount)
-    assert amounts[100:].count(8) > 80
+    settle(pace, base_s=0.01, fixed_s=0.0, token_s=0.0002, running=7)
+    pace.learn(7, 0, 0.01)
+    assert (7 + pace.budget(7)) % 4 == 0
 
 
-def test_the_more_wait_beside_few_that_run_the_more_is_read() -> None:
-    pace = Pace(4096)
-    settle(pace, base_s=0.01, fixed_s=0.0, token_s=0.0001, running=2)
-    pace.learn(2, 0, 0.01)
-    assert pace.budget(2, 1) < pace.budget(2, 6)
+def test_the_prompts_of_as_many_as_run_are_read_at_once_if_that_is_soon_done() -> None:
+    pace = Pace(512)
+    settle(pace, base_s=0.025, fixed_s=0.0, token_s=0.0016)
+    pace.learn(4, 0, 0.025)
+    assert pace.budget(4, 4, 128) == 128
+    assert pace.budget(4, 3, 96) < 32
+    assert pace.budget(4, 4, 400) < 32

@@ -23,7 +23,7 @@ def _accepts(candidate: Candidate, machine: Machine) -> str | None:
     return None
 
 
-def _estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate:
+def _estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
     from .memory import estimate
 
     return estimate(plan, machine)

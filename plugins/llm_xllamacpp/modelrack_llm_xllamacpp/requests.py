@@ -10,6 +10,7 @@ from modelrack.api.common import SamplingRequest
 from modelrack.api.completions import CompletionRequest
 from modelrack.errors import BadRequest, UnsupportedParameter
 from modelrack.llm.constraints import read_constraint
+from modelrack.llm.messages import are_plain, as_object, unify
 from modelrack.llm.requests import token_biases
 
 from .facts import ModelFacts
@@ -49,7 +50,6 @@ _SAME = {
     "ignore_eos": "ignore_eos",
     **{name: name for name in DRY},
 }
-_PLAIN = ("user", "system", "assistant")
 _SEEDS = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and the greatest of them means "random"."""
 
@@ -138,9 +138,7 @@ def prepare_messages(messages: list[Any], facts: ModelFacts) -> list[Any]:
 
     Raises: UnsupportedParameter: they hold media that the model cannot read, or media by a URL that is not `data:`.
     """
-    if all(
-        len(message) == 2 and type(message.get("content")) is str and message["role"] in _PLAIN for message in messages
-    ):
+    if are_plain(messages):
         return messages
     if facts.takes_media:
         prepared = [{key: value for key, value in message.items() if value is not None} for message in messages]
@@ -151,39 +149,18 @@ def prepare_messages(messages: list[Any], facts: ModelFacts) -> list[Any]:
 
 
 def _prepare(message: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
-    if "reasoning" in message:
-        message.setdefault("reasoning_content", message["reasoning"])
-        del message["reasoning"]
-    for name in ("annotations", "audio", "refusal"):
-        message.pop(name, None)
-    role = message["role"]
-    if role == "developer" and not facts.has_developer_role:
-        message["role"] = "system"
-    elif role == "function":
-        message["role"] = "tool"
-    call = message.pop("function_call", None)
-    if call is not None:
-        message["tool_calls"] = [{"id": "call_0", "type": "function", "function": call}]
-    if message.get("tool_calls"):
-        if not facts.template.get("supports_tool_calls", True):
-            calls = [call["function"] for call in message.pop("tool_calls")]
-            text = orjson.dumps(
-                [{"name": call["name"], "arguments": _as_json(call["arguments"])} for call in calls]
-            ).decode()
-            message["content"] = "\n".join(part for part in (message.get("content"), text) if part)
-        elif not message.get("content"):
-            message["content"] = ""
-    else:
-        message.pop("tool_calls", None)
+    unify(message, developer=facts.has_developer_role)
+    if "tool_calls" not in message:
         message.setdefault("content", "")
+    elif not facts.template.get("supports_tool_calls", True):
+        calls = [call["function"] for call in message.pop("tool_calls")]
+        text = orjson.dumps(
+            [{"name": call["name"], "arguments": as_object(call["arguments"])} for call in calls]
+        ).decode()
+        message["content"] = "\n".join(part for part in (message.get("content"), text) if part)
+    elif not message.get("content"):
+        message["content"] = ""
     return message
-
-
-def _as_json(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
 
 
 def _check_media(messages: list[dict[str, Any]]) -> None:

@@ -8,35 +8,10 @@ import orjson
 import pytest
 from llama_worker import UID, Start, WorkerProcess
 
+from modelrack.testing.conformance import TOOLS
+
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Tell the weather.",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string", "maxLength": 8}},
-                "required": ["city"],
-                "additionalProperties": False,
-            },
-        },
-    },
-    {
-        "type": "function",
-        "function": {
-            "name": "switch",
-            "parameters": {
-                "type": "object",
-                "properties": {"on": {"type": "boolean"}},
-                "required": ["on"],
-                "additionalProperties": False,
-            },
-        },
-    },
-]
 
 
 def text_of(events: list[dict[str, Any]], index: int = 0) -> str:

@@ -1,10 +1,14 @@
 """Wait for a mark in the text that a model writes, whatever tokens it writes it with."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Mark", "Position"]
 
@@ -15,16 +19,18 @@ class Mark:
     Args:
         text: at least one byte.
         tokens: what each token of the vocabulary writes.
+        words: the mask of the tokens that may come before the mark.
     """
 
-    def __init__(self, text: bytes, tokens: Sequence[bytes]) -> None:
+    def __init__(self, text: bytes, tokens: Sequence[bytes], words: NDArray[np.uint32]) -> None:
+        self.words = words
         self._text = text
         self._tokens = tokens
         self._fallback = _fallbacks(text)
         self._positions = [Position(self, matched) for matched in range(len(text))]
 
     @property
-    def start(self) -> "Position":
+    def start(self) -> Position:
         """Return where waiting begins."""
         return self._positions[0]
 
@@ -43,14 +49,14 @@ class Mark:
                 return matched, len(written) - index - 1
         return matched, 0
 
-    def position(self, matched: int) -> "Position | None":
+    def position(self, matched: int) -> Position | None:
         """Return the position where so many bytes match; None behind the mark."""
         return self._positions[matched] if matched < len(self._text) else None
 
     def prepare(self) -> None:
         """Work out what each position forbids, which is not for a loop that should be quick."""
         for position in self._positions:
-            position.forbidden.sort()
+            len(position.words)
 
     @cached_property
     def overrunning(self) -> list[int]:
@@ -78,14 +84,25 @@ class Position:
     @cached_property
     def forbidden(self) -> NDArray[np.intp]:
         """The tokens that would write more than the mark: what belongs behind it could not be held to anything."""
+        import numpy as np
+
         tokens = [token for token in self._mark.overrunning if not self.allows(token)]
         return np.array(tokens, dtype=np.intp)
+
+    @cached_property
+    def words(self) -> NDArray[np.uint32]:
+        """The mask of the other tokens."""
+        import numpy as np
+
+        words = self._mark.words.copy()
+        np.bitwise_and.at(words, self.forbidden >> 5, ~(np.uint32(1) << (self.forbidden & 31).astype(np.uint32)))
+        return words
 
     def allows(self, token: int) -> bool:
         """Return whether a token writes nothing behind the mark."""
         return self._mark.advance(self._matched, token)[1] == 0
 
-    def after(self, token: int) -> "Position | None":
+    def after(self, token: int) -> Position | None:
         """Return the position after a token; None when the mark is whole."""
         return self._mark.position(self._mark.advance(self._matched, token)[0])
 

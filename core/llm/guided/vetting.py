@@ -4,35 +4,28 @@ llguidance (1.9) bounds what most grammars may take, not what all may: some comp
 stack, and the process is gone. What comes through here compiles in the worker just as it did here.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
-import resource
 import select
 import struct
 import subprocess
 import sys
 import threading
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from modelrack.errors import BadRequest, UnsupportedParameter
-from modelrack.llm.contract import Constraint
-
+from ...errors import BadRequest, UnsupportedParameter
+from ..contract import Constraint
 from .guidance import grammar_of, refusal
 
-__all__ = ["LIMITS", "Vetting"]
+if TYPE_CHECKING:
+    from llguidance import LLParserLimits, LLTokenizer
 
-LIMITS = LLParserLimits(
-    step_max_items=50_000,
-    max_lexer_states=20_000,
-    precompute_large_lexemes=False,
-    verbose_errors=False,
-)
-"""For each matcher; the others are llguidance's own. A state of the lexer takes 1 to 2 kB."""
+__all__ = ["Vetting", "limits"]
 
-_COMPILE_S = 4
 _START_S = 60.0
 _LOOK_UP_S = 1.0
 _MEMORY_BYTES = 1024**3
@@ -42,13 +35,26 @@ _SIZE = struct.Struct("<I")
 _READY = b"ready"
 
 
+def limits() -> LLParserLimits:
+    """Return the limits of each matcher; those not named are llguidance's own. A state of the lexer takes 1 to 2 kB."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        step_max_items=50_000, max_lexer_states=20_000, precompute_large_lexemes=False, verbose_errors=False
+    )
+
+
 class Vetting:
     """Tries constraints. The process starts with the first and lives until `close`, or until a constraint kills it.
 
     Its methods block, and are for one thread at a time.
+
+    Args:
+        compile_s: the most that a grammar may take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compile_s: float = 4) -> None:
+        self._compile_s = compile_s
         self._process: subprocess.Popen[bytes] | None = None
 
     def grammar(self, constraint: Constraint) -> str:
@@ -60,13 +66,13 @@ class Vetting:
         assert process.stdin is not None and process.stdout is not None
         try:
             _write(process.stdin, orjson.dumps([constraint.kind, constraint.value, constraint.field]))
-            answer = orjson.loads(_read(process.stdout, _COMPILE_S))
+            answer = orjson.loads(_read(process.stdout, self._compile_s))
         except (BrokenPipeError, EOFError):
             self.close()
             raise refusal(constraint, "it takes too much memory to compile") from None
         except TimeoutError:
             self.close()
-            raise refusal(constraint, f"it takes more than {_COMPILE_S} seconds to compile") from None
+            raise refusal(constraint, f"it takes more than {self._compile_s:g} seconds to compile") from None
         if "grammar" in answer:
             return str(answer["grammar"])
         kind = UnsupportedParameter if answer["code"] == UnsupportedParameter.code else BadRequest
@@ -114,9 +120,11 @@ def _read(pipe: IO[bytes], timeout_s: float | None) -> bytes:
 
 
 def _try(constraint: Constraint, tokenizer: LLTokenizer) -> dict[str, Any]:
+    from llguidance import LLMatcher
+
     try:
         grammar = grammar_of(constraint)
-        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
         if not matcher.is_error():
             matcher.compute_bitmask()
         if matcher.is_error():
@@ -128,6 +136,8 @@ def _try(constraint: Constraint, tokenizer: LLTokenizer) -> dict[str, Any]:
 
 def _serve() -> None:
     """Answer the constraints on stdin, on stdout, until there are no more."""
+    from llguidance import LLTokenizer
+
     tokenizer = LLTokenizer("byte")
     _write(sys.stdout.buffer, _READY)
     while True:
@@ -140,6 +150,8 @@ def _serve() -> None:
 
 def main() -> None:
     """Run the process that tries constraints."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.stack_size(_STACK_BYTES)

@@ -1,15 +1,13 @@
-"""From constraints to grammars of llguidance, the engine behind llama.cpp's `%llguidance`."""
+"""From constraints to grammars of llguidance."""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
 import orjson
-from llguidance import LLMatcher
 
-from modelrack.errors import BadRequest, UnsupportedParameter
-from modelrack.llm.contract import Constraint
-
+from ...errors import BadRequest, UnsupportedParameter
+from ..contract import Constraint
 from .gbnf import GbnfError
 from .lexemes import to_lark
 from .patterns import portable
@@ -29,9 +27,9 @@ _PLACE = re.compile(r"^at \d+\(\d+\): invalid regex .* \(in regex\): | in regex 
 _DEAD_END = "NoExtensionBias"
 """What llguidance says of a grammar that nothing begins."""
 
-_SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_SPACES: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """No choice of white space: a weak model would write nothing else until the end."""
-_STRICT = {"lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
+_STRICT: Any = {"lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
 """What a schema may not change by its `x-guidance`. No `\\u` escapes: with them a second spelling of a property's name
 would pass as an additional property."""
 _SPECIAL = re.compile(r"[^ \w,;:!'\"=%@]")
@@ -85,6 +83,8 @@ def _unsupported(constraint: Constraint, text: str) -> BadRequest:
 
 
 def _json_schema(value: dict[str, Any]) -> str:
+    from llguidance import LLMatcher
+
     try:
         text = orjson.dumps(honour(value)).decode()
     except orjson.JSONEncodeError as error:
@@ -95,10 +95,14 @@ def _json_schema(value: dict[str, Any]) -> str:
 
 
 def _regex(pattern: str) -> str:
+    from llguidance import LLMatcher
+
     return str(LLMatcher.grammar_from_regex(portable(pattern)))
 
 
 def _choice(choices: tuple[str, ...]) -> str:
+    from llguidance import LLMatcher
+
     if not choices:
         raise ValueError("there is nothing to choose from")
     return str(LLMatcher.grammar_from_regex("|".join(map(_literal, dict.fromkeys(choices)))))
@@ -110,6 +114,8 @@ def _literal(text: str) -> str:
 
 
 def _grammar(text: str) -> str:
+    from llguidance import LLMatcher
+
     size = len(text.encode())
     if size > _MOST_GRAMMAR_BYTES:
         raise ValueError(f"it has {size} bytes, and {_MOST_GRAMMAR_BYTES} are the most")
