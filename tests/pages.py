@@ -24,8 +24,8 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from environments import Environment, make_environment
 from modelrack.testing.serving import wait_until_ready
+from virtualenvs import Environment, make_environment
 
 __all__ = ["Block", "Reader", "read_blocks"]
 

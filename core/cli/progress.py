@@ -72,8 +72,7 @@ def _wait_with_bar(client: Client, uid: str) -> None:
 
 
 def _detail(state: dict[str, Any]) -> str:
-    """Return how much of a download is done, where the server says so."""
+    """Return what is being done, and how much of a download is, where the server says so."""
     done, total = state.get("done_bytes"), state.get("total_bytes")
-    if not isinstance(done, int) or not total:
-        return ""
-    return f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+    amount = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if isinstance(done, int) and total else ""
+    return ", ".join(part for part in (str(state.get("detail") or ""), amount) if part)
