@@ -9,7 +9,7 @@ from ..hooks.loader import Plugins
 from ..hooks.types import Candidate, Family, Machine, Source, Variant
 from .cache import Record, by_version, find_cached, read_records
 from .custom import FACT_FIELDS
-from .engines import ask, engines_of
+from .engines import IsBuilt, Verdict, ask, engines_of
 from .finder import forms_of
 from .local import source_path
 from .names import format_size
@@ -18,18 +18,42 @@ from .resolution import available_forms
 __all__ = ["describe_families", "describe_family", "engines_for"]
 
 
-def engines_for(family: Family, plugins: Plugins, machine: Machine) -> dict[str, list[dict[str, Any]] | str]:
-    """Return for each engine of the type what of a family it takes here, or why it takes nothing."""
+def engines_for(
+    family: Family, plugins: Plugins, machine: Machine, is_built: IsBuilt | None = None
+) -> dict[str, list[dict[str, Any]] | str]:
+    """Return for each engine of the type what of a family it takes here, or why it takes nothing.
+
+    The engine that would be preferred comes first. Each item says beside the form how the engine ranks for it, and in
+    which environment it would run.
+
+    Args:
+        is_built: tells whether an engine's own environment is on this machine.
+    """
     forms = forms_of(family)
     candidates = [
         Candidate(family=family, variant=variant, quantization=quantization) for variant, quantization in forms
     ]
-    answer: dict[str, list[dict[str, Any]] | str] = {}
-    for engine in engines_of(plugins, family.model_type):
-        verdict = ask(engine, candidates, machine)
-        rows = available_forms(forms[place] for place in verdict.accepted)
-        answer[engine.name] = [{"model_name": family.name, **row} for row in rows] or verdict.reason
-    return answer
+    engines = engines_of(plugins, family.model_type)
+    verdicts = [ask(engine, candidates, machine, is_built=is_built) for engine in engines]
+    verdicts.sort(key=lambda verdict: (not verdict.ranks, -max(verdict.ranks.values(), default=0)))
+    return {verdict.engine.name: _rows(family, forms, verdict) or verdict.reason for verdict in verdicts}
+
+
+def _rows(family: Family, forms: Sequence[tuple[Variant, str]], verdict: Verdict) -> list[dict[str, Any]]:
+    by_rank: dict[int, list[tuple[Variant, str]]] = {}
+    for place in verdict.accepted:
+        by_rank.setdefault(verdict.ranks[place], []).append(forms[place])
+    return [
+        {
+            "model_name": family.name,
+            **row,
+            "rank": rank,
+            "environment": verdict.where,
+            "environment_is_built": verdict.is_built,
+        }
+        for rank, alike in sorted(by_rank.items(), reverse=True)
+        for row in available_forms(alike)
+    ]
 
 
 def describe_family(family: Family, cache_dir: Path, is_builtin: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .engines import missing_modules
 from .resolution import Resolved
 from .suggest import listing
 
-__all__ = ["FetchProgress", "fetch"]
+__all__ = ["FetchProgress", "fetch", "measure"]
 
 _MAX_LINE_BYTES = 1 << 20
 _STDERR_LINES = 20
@@ -59,6 +59,27 @@ async def fetch(
     """
     if resolved.files is not None:
         return resolved.files
+    return ModelFiles(**await _run(_job(resolved, hubs, cache_dir), report))
+
+
+async def measure(resolved: Resolved, hubs: Mapping[str, Hub], cache_dir: Path, limit_s: float) -> int | None:
+    """Return how many bytes `fetch` would download: 0 if the files are here, None if the hub does not say in time."""
+    if resolved.files is not None:
+        return 0
+    try:
+        job = {**_job(resolved, hubs, cache_dir), "measures": True}
+        answer = await asyncio.wait_for(_run(job, lambda progress: None), limit_s)
+    except (TimeoutError, EngineUnavailable, LaunchFailed):  # the launch itself says why
+        return None
+    size = answer.get("bytes")
+    return size if isinstance(size, int) else None
+
+
+def _job(resolved: Resolved, hubs: Mapping[str, Hub], cache_dir: Path) -> dict[str, Any]:
+    """Return what the download's process is told.
+
+    Raises: LaunchFailed: no hub has the files; EngineUnavailable: the hub's package is not installed.
+    """
     source = resolved.source
     hub = hubs.get(source.hub) if source else None
     if source is None or hub is None:
@@ -67,7 +88,7 @@ async def fetch(
     if missing:
         reason = f"Hub '{hub.name}' is not installed here: {listing(missing)} cannot be found."
         raise EngineUnavailable(reason, remedy=hub.remedy or None)
-    job = {
+    return {
         "fetch": hub.fetch,
         "cache_dir": str(cache_dir),
         "model_name": resolved.family.name,
@@ -78,10 +99,9 @@ async def fetch(
         "is_adhoc": resolved.is_adhoc,
         "source": asdict(source),
     }
-    return await _run(job, report)
 
 
-async def _run(job: Mapping[str, Any], report: Callable[[FetchProgress], None]) -> ModelFiles:
+async def _run(job: Mapping[str, Any], report: Callable[[FetchProgress], None]) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
@@ -116,12 +136,12 @@ async def _run(job: Mapping[str, Any], report: Callable[[FetchProgress], None]) 
     )
 
 
-async def _follow(stream: asyncio.StreamReader, report: Callable[[FetchProgress], None]) -> ModelFiles | None:
-    """Read what the process says; returns the files, or None if it ended without a word.
+async def _follow(stream: asyncio.StreamReader, report: Callable[[FetchProgress], None]) -> dict[str, Any] | None:
+    """Read what the process says; returns its result, or None if it ended without a word.
 
     Raises: LaunchFailed: what it gives as the reason.
     """
-    outcome: ModelFiles | None = None
+    outcome: dict[str, Any] | None = None
     async for line in stream:
         try:
             message = json.loads(line)
@@ -134,7 +154,7 @@ async def _follow(stream: asyncio.StreamReader, report: Callable[[FetchProgress]
         elif isinstance(error := message.get("error"), dict):
             raise LaunchFailed(str(error["message"]), remedy=error.get("remedy"))
         elif isinstance(result := message.get("result"), dict):
-            outcome = ModelFiles(**result)
+            outcome = result
     return outcome
 
 

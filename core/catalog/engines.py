@@ -4,9 +4,9 @@ import importlib.machinery
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
@@ -15,7 +15,24 @@ from ..hooks.loader import Plugins
 from ..hooks.types import Candidate, Engine, Hub, Machine
 from .suggest import did_you_mean, listing
 
-__all__ = ["Verdict", "ask", "check_options", "engines_of", "find_engine", "missing_modules", "refusal"]
+__all__ = [
+    "IsBuilt",
+    "Verdict",
+    "Where",
+    "ask",
+    "check_options",
+    "engines_of",
+    "find_engine",
+    "missing_modules",
+    "refusal",
+    "where_it_runs",
+]
+
+Where: TypeAlias = Literal["server", "isolated", "path"]
+"""Which Python environment a worker runs in: the server's own, one made for its engine, or one that the user names."""
+
+IsBuilt: TypeAlias = Callable[[Engine], bool]
+"""Tells whether an engine's own environment is on this machine already."""
 
 _found: set[str] = set()
 
@@ -51,9 +68,13 @@ def _is_here(name: str) -> bool:
 
 
 def engines_of(plugins: Plugins, model_type: str) -> list[Engine]:
-    """Return the engines of a type, the preferred one first."""
+    """Return the engines of a type: those of a fixed rank by it, then those whose rank depends on the model."""
     found = [engine for engine in plugins.engines.values() if model_type in engine.model_types]
-    return sorted(found, key=lambda engine: (-engine.rank, engine.name.lower()))
+    return sorted(found, key=lambda engine: (*_fixed_rank(engine), engine.name.lower()))
+
+
+def _fixed_rank(engine: Engine) -> tuple[bool, int]:
+    return (True, 0) if callable(engine.rank) else (False, -engine.rank)
 
 
 def find_engine(plugins: Plugins, name: str, model_type: str) -> Engine:
@@ -79,9 +100,33 @@ def find_engine(plugins: Plugins, name: str, model_type: str) -> Engine:
     return engine
 
 
-def refusal(engine: Engine) -> EngineUnavailable | None:
-    """Return the error for an engine whose packages are not here, or None if they are."""
-    missing = missing_modules(engine)
+def where_it_runs(engine: Engine, wanted: str | None = None) -> Where:
+    """Tell in which environment the worker of an engine would run.
+
+    Args:
+        wanted: what the launch says: `server`, `isolated`, a path, or None for beside the server if the engine can be
+            imported there, else in its own environment.
+    """
+    if wanted is None:
+        return "isolated" if engine.environment is not None and missing_modules(engine) else "server"
+    if wanted == "server":
+        return "server"
+    return "isolated" if wanted == "isolated" else "path"
+
+
+def refusal(engine: Engine, wanted: str | None = None) -> EngineUnavailable | None:
+    """Return the error for an engine that has no environment to run in, or None if it has or can be given one.
+
+    Args:
+        wanted: as for `where_it_runs`.
+    """
+    where = where_it_runs(engine, wanted)
+    if where == "isolated" and engine.environment is None:
+        return EngineUnavailable(
+            f"Engine '{engine.name}' declares no environment of its own: it runs beside the server.",
+            param="environment",
+        )
+    missing = missing_modules(engine) if where == "server" else []
     if not missing:
         return None
     return EngineUnavailable(
@@ -93,31 +138,60 @@ def refusal(engine: Engine) -> EngineUnavailable | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an engine says to the forms of a model: the places of those it takes, or why it takes none."""
+    """What an engine says to the forms of a model: the places of those it takes, or why it takes none.
+
+    Args:
+        ranks: its rank for each form that it takes, by place.
+        where: the environment that its worker would run in.
+        is_built: whether that environment is on this machine; otherwise it has to be built.
+    """
 
     engine: Engine
     accepted: tuple[int, ...]
     reason: str = ""
+    ranks: Mapping[int, int] = field(default_factory=dict)
+    where: Where = "server"
+    is_built: bool = True
 
 
-def ask(engine: Engine, candidates: Iterable[Candidate], machine: Machine) -> Verdict:
-    """Ask an engine about each form of a model. What it raises is its reason."""
-    unavailable = refusal(engine)
+def ask(
+    engine: Engine,
+    candidates: Iterable[Candidate],
+    machine: Machine,
+    wanted: str | None = None,
+    is_built: IsBuilt | None = None,
+) -> Verdict:
+    """Ask an engine about each form of a model. What it raises is its reason.
+
+    Args:
+        wanted: as for `where_it_runs`.
+        is_built: None: no environment is known to be built.
+    """
+    where = where_it_runs(engine, wanted)
+    unavailable = refusal(engine, wanted)
     if unavailable is not None:
-        modules = listing(missing_modules(engine))
-        return Verdict(engine, (), f"not installed ({modules} cannot be found). {engine.remedy}".rstrip(" "))
-    accepted = []
+        return Verdict(engine, (), _unavailable_reason(engine, where), where=where)
+    ranks: dict[int, int] = {}
     reasons: dict[str, None] = {}
     for place, candidate in enumerate(candidates):
         try:
             reason = engine.accepts(candidate, machine)
+            if reason is None:
+                ranks[place] = engine.rank(candidate, machine) if callable(engine.rank) else engine.rank
         except Exception as error:  # a plugin's mistake must not hide the other engines
             reason = f"its check failed: {type(error).__name__}: {error}"
-        if reason is None:
-            accepted.append(place)
-        else:
+        if reason is not None:
             reasons[reason] = None
-    return Verdict(engine, tuple(accepted), "" if accepted else "; ".join(list(reasons)[:3]) or "nothing to run")
+    there = where != "isolated" or (is_built is not None and is_built(engine))
+    reason = "" if ranks else "; ".join(list(reasons)[:3]) or "nothing to run"
+    return Verdict(engine, tuple(ranks), reason, ranks, where, there)
+
+
+def _unavailable_reason(engine: Engine, where: Where) -> str:
+    if where == "isolated":
+        return "it declares no environment of its own"
+    modules = listing(missing_modules(engine))
+    return f"not installed ({modules} cannot be found). {engine.remedy}".rstrip(" ")
 
 
 def check_options(engine: Engine, options: Mapping[str, Any], parameters: Iterable[str] = ()) -> dict[str, Any]:

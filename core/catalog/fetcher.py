@@ -3,6 +3,7 @@
 It ends when stdin is closed, so that none outlives the server.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -22,7 +23,7 @@ from .gguf import read_metadata
 from .hubs import Fetch, FetchRequest, Snapshot, folder_bytes
 from .selection import Selection, expand, select
 
-__all__ = ["main", "run"]
+__all__ = ["main", "measure", "run"]
 
 _INTERVAL_S = 0.2
 _COPY_BYTES = 4 << 20
@@ -50,6 +51,9 @@ def main() -> int:
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        if job.get("measures"):
+            _tell({"result": {"bytes": measure(job)}})
+            return 0
         files = run(job)
     except ModelrackError as error:
         return _fail(error)
@@ -90,6 +94,31 @@ def run(job: Mapping[str, Any]) -> ModelFiles:
     request = FetchRequest(repo=expand(source.repo, quantization), revision=source.revision, folder=folder)
     snapshot = _load(str(job["fetch"]))(request, choose, progress.say)
     return _record(job, source, snapshot, chosen[-1])
+
+
+class _Measured(BaseException):
+    """Leaves a hub's function once the files are listed; none of them shall take it for a failure of its own."""
+
+
+def measure(job: Mapping[str, Any]) -> int | None:
+    """Return how many bytes a job would download; None if the hub does not say how large files are.
+
+    Raises: LaunchFailed: the hub cannot be reached, or does not have the files.
+    """
+    source = _source(job["source"])
+    quantization = str(job["quantization"])
+    sizes: list[int | None] = []
+
+    def choose(files: Mapping[str, int | None]) -> Sequence[str]:
+        sizes.extend(files[name] for name in select(source, job["format"], quantization, files).files)
+        raise _Measured
+
+    folder = Path(job["cache_dir"]) / source.hub
+    request = FetchRequest(repo=expand(source.repo, quantization), revision=source.revision, folder=folder)
+    with contextlib.suppress(_Measured):
+        _load(str(job["fetch"]))(request, choose, lambda file, count: None)
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known and len(known) == len(sizes) else None
 
 
 def _record(job: Mapping[str, Any], source: Source, snapshot: Snapshot, selection: Selection) -> ModelFiles:

@@ -1,6 +1,5 @@
 """From what a launch asks for to one form of a model, one engine and checked options."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,17 +10,16 @@ from ..errors import BadRequest, EngineUnavailable, NoEngine
 from ..hooks.loader import Plugins
 from ..hooks.types import Engine, Family, Machine, ModelFiles, ModelType, Source, Variant
 from .catalog import Catalog
-from .engines import Verdict, ask, check_options, engines_of, find_engine, missing_modules, refusal
+from .choosing import Option, list_options, rank_options
+from .engines import IsBuilt, Verdict, Where, ask, engines_of, find_engine, missing_modules, refusal
 from .finder import Finder, Form, Subject, check_hub
+from .fit import Recall
 from .local import adhoc_family, inspect_files
-from .names import format_size, plain_format, rank_quantization, same_quantization, same_size
+from .names import format_size, plain_format, same_quantization, same_size
 from .suggest import did_you_mean, listing
+from .weights import bits_of
 
-__all__ = ["Resolved", "available_forms", "complete", "resolve"]
-
-_MEMORY_SHARE = 0.85
-_FULL_BITS = 16.0
-_OVERHEAD_BYTES = 400 << 20
+__all__ = ["Choices", "Resolved", "available_forms", "complete", "find_forms", "resolve", "settle", "survey"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +32,7 @@ class Resolved:
         options: the engine's options, validated, with defaults.
         refused: why each other engine of the type was not taken.
         is_adhoc: no family describes the model; after a download `complete` fills in what the files say.
+        where: the Python environment that its workers run in.
     """
 
     family: Family
@@ -45,48 +44,126 @@ class Resolved:
     options: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     is_adhoc: bool = False
+    where: Where = "server"
 
 
-def resolve(
-    request: LaunchRequest, catalog: Catalog, plugins: Plugins, machine: Machine, hub: str, cache_dir: Path
-) -> Resolved:
-    """Decide what to launch. Reads files on this machine, never the network; blocks for some milliseconds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """All that could be launched for a request.
 
-    Where the request leaves a choice: what is on this machine goes first, then the engine of the highest rank, then the
-    largest size that fits into memory (the smallest, if none does), then the most sensible quantization.
+    Args:
+        options: the best first; never empty.
+        chosen_hub: the hub that the request names.
+    """
+
+    subject: Subject
+    model_type: ModelType
+    options: tuple[Option, ...]
+    verdicts: tuple[Verdict, ...]
+    chosen_hub: str | None
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Return why each engine that takes nothing was not taken."""
+        return {verdict.engine.name: verdict.reason for verdict in self.verdicts if not verdict.accepted}
+
+
+def survey(
+    request: LaunchRequest,
+    catalog: Catalog,
+    plugins: Plugins,
+    machine: Machine,
+    hub: str,
+    cache_dir: Path,
+    is_built: IsBuilt | None = None,
+    recall: Recall | None = None,
+) -> Choices:
+    """List what could be launched, in the order of preference. Reads files on this machine, never the network.
 
     Args:
         hub: where downloads come from unless the request names another hub.
+        is_built: tells whether an engine's own environment is on this machine; None: no such environment is.
+        recall: looks up what replicas took before; None: nothing is remembered.
 
     Raises: ModelNotFound, NoEngine (with the reason of each engine), EngineUnavailable, BadRequest.
     """
     model_type = catalog.model_type(request.model_type)
-    chosen_hub = check_hub(plugins, request.download_hub) if request.download_hub else None
     named = find_engine(plugins, request.model_engine, model_type.name) if request.model_engine else None
-    subject = Finder(request, catalog, plugins, chosen_hub, hub, cache_dir).find()
-    forms = _filter(subject, request)
-    unavailable = refusal(named) if named else None
+    subject, forms = find_forms(request, catalog, plugins, hub, cache_dir)
+    environment = request.wanted_environment
+    unavailable = refusal(named, environment) if named else None
     if unavailable is not None:
         raise unavailable
     engines = [named] if named else engines_of(plugins, model_type.name)
-    verdicts = [ask(engine, [form.candidate(subject.family) for form in forms], machine) for engine in engines]
-    engine, form = _choose(subject, forms, verdicts, machine, named)
-    if form.problem is not None:
-        raise form.problem
+    candidates = [form.candidate(subject.family) for form in forms]
+    verdicts = [ask(engine, candidates, machine, environment, is_built) for engine in engines]
+    options = list_options(subject, forms, verdicts, request, machine, recall)
+    if not options:
+        raise _no_engine(subject, forms, verdicts, named)
+    return Choices(
+        subject=subject,
+        model_type=model_type,
+        options=tuple(rank_options(options)),
+        verdicts=tuple(verdicts),
+        chosen_hub=check_hub(plugins, request.download_hub) if request.download_hub else None,
+    )
+
+
+def find_forms(
+    request: LaunchRequest, catalog: Catalog, plugins: Plugins, hub: str, cache_dir: Path
+) -> tuple[Subject, list[Form]]:
+    """Return what the name of a request stands for, and those of its forms that the request leaves.
+
+    Raises: ModelNotFound; NoEngine: it has no such form; BadRequest.
+    """
+    chosen_hub = check_hub(plugins, request.download_hub) if request.download_hub else None
+    subject = Finder(request, catalog, plugins, chosen_hub, hub, cache_dir).find()
+    return subject, _filter(subject, request)
+
+
+def resolve(
+    request: LaunchRequest,
+    catalog: Catalog,
+    plugins: Plugins,
+    machine: Machine,
+    hub: str,
+    cache_dir: Path,
+    is_built: IsBuilt | None = None,
+    recall: Recall | None = None,
+) -> Resolved:
+    """Decide what to launch: the first of `survey`, whose arguments and errors it shares.
+
+    Blocks for some milliseconds.
+    """
+    choices = survey(request, catalog, plugins, machine, hub, cache_dir, is_built, recall)
+    return settle(choices, plugins)
+
+
+def settle(choices: Choices, plugins: Plugins) -> Resolved:
+    """Return the first of what could be launched, once it is sure that it can be had.
+
+    Raises: BadRequest: its options are wrong, its files broken, or no hub has them; EngineUnavailable: the hub's
+        package is not installed.
+    """
+    subject, option = choices.subject, choices.options[0]
+    form = option.form
+    if option.problem is not None:
+        raise option.problem
     if form.found is None:
-        _check_download(plugins, subject, form, chosen_hub)
+        _check_download(plugins, subject, form, choices.chosen_hub)
     resolved = Resolved(
         family=subject.family,
         variant=form.variant,
         quantization=form.quantization,
-        engine=engine,
+        engine=option.engine,
         source=form.source,
         files=None,
-        options=check_options(engine, request.engine_options, LaunchRequest.model_fields),
-        refused={verdict.engine.name: verdict.reason for verdict in verdicts if not verdict.accepted},
+        options=option.options,
+        refused=choices.refused,
         is_adhoc=subject.is_adhoc,
+        where=option.verdict.where,
     )
-    return complete(resolved, form.found.files, model_type) if form.found else resolved
+    return complete(resolved, form.found.files, choices.model_type) if form.found else resolved
 
 
 def complete(resolved: Resolved, files: ModelFiles, model_type: ModelType) -> Resolved:
@@ -170,60 +247,11 @@ def _is_quantization(subject: Subject, form: Form, wanted: str) -> bool:
     """Tell whether a form has a quantization; of one file that is named, the exact type need not be known."""
     if same_quantization(form.quantization, wanted):
         return True
-    return subject.is_fixed and _bits(form.quantization) == _bits(wanted)
+    return subject.is_fixed and bits_of(form.quantization) == bits_of(wanted)
 
 
 def _available(subject: Subject) -> list[dict[str, Any]]:
     return available_forms((form.variant, form.quantization) for form in subject.forms)
-
-
-def _choose(
-    subject: Subject, forms: list[Form], verdicts: list[Verdict], machine: Machine, named: Engine | None
-) -> tuple[Engine, Form]:
-    """Choose among what the engines take.
-
-    Raises: NoEngine: they take nothing; BadRequest: all they take has broken files.
-    """
-    options = [(verdict.engine, forms[place], place) for verdict in verdicts for place in verdict.accepted]
-    if not options:
-        raise _no_engine(subject, forms, verdicts, named)
-    sound = [option for option in options if option[1].problem is None]
-    if not sound:
-        return options[0][0], options[0][1]
-    best = min((_preference(engine, form) for engine, form, _ in sound))
-    options = [option for option in sound if _preference(option[0], option[1]) == best]
-    size = _choose_size([form for _, form, _ in options], machine)
-    engine, form, _ = min(
-        (option for option in options if option[1].variant.size_b == size),
-        key=lambda option: (rank_quantization(option[1].quantization), option[2]),
-    )
-    return engine, form
-
-
-def _preference(engine: Engine, form: Form) -> tuple[bool, int, str]:
-    return form.found is None, -engine.rank, engine.name.lower()
-
-
-def _choose_size(forms: list[Form], machine: Machine) -> float | None:
-    """Return the largest size that fits into memory, else the smallest."""
-    room = sum(device.memory_free_bytes for device in machine.accelerators) or machine.memory_free_bytes
-    needs: dict[float, float] = {}
-    for form in forms:
-        size = form.variant.size_b
-        if size is not None:
-            best = min((other.quantization for other in forms if other.variant.size_b == size), key=rank_quantization)
-            needs[size] = size * 1e9 * _bits(best) / 8 + _OVERHEAD_BYTES
-    if not needs or any(form.variant.size_b is None for form in forms):
-        return None if any(form.variant.size_b is None for form in forms) else min(needs, default=None)
-    fitting = [size for size, need in needs.items() if need <= room * _MEMORY_SHARE]
-    return max(fitting) if fitting else min(needs)
-
-
-def _bits(quantization: str) -> float:
-    """Estimate the bits of a parameter by the quantization's name, with its scales and a few larger tensors."""
-    match = re.search(r"(?:q|int|fp|bf|f)(\d+)|(\d+)-bit", quantization.lower())
-    bits = float(match[1] or match[2]) if match else _FULL_BITS
-    return bits if bits >= _FULL_BITS else bits * 1.12 + 0.4
 
 
 def _no_engine(subject: Subject, forms: list[Form], verdicts: list[Verdict], named: Engine | None) -> NoEngine:

@@ -75,7 +75,7 @@ def _plain_name(name: str, known: dict[str, Any], is_here: bool) -> str:
     """Return the name that an engine's alias stands for; aliases are known for a server on this machine."""
     if not is_here or any(name.lower() == other.lower() for other in known):
         return name
-    engine = _load_plugins().find_engine(name)
+    engine = load_installed_plugins().find_engine(name)
     return name if engine is None else engine.name
 
 
@@ -101,7 +101,7 @@ def _plain(value: Any) -> str:
 def _print(model_name: str, found: dict[str, Any], options: dict[str, Any]) -> None:
     forms = [(name, form) for name, forms in found.items() if not isinstance(forms, str) for form in forms]
     print_table(
-        ["Name", "Engine", "Format", "Size (in billions)", "Quantizations"],
+        ["Name", "Engine", "Format", "Size (in billions)", "Quantizations", "Rank", "Environment"],
         (
             [
                 model_name,
@@ -109,6 +109,8 @@ def _print(model_name: str, found: dict[str, Any], options: dict[str, Any]) -> N
                 form.get("model_format"),
                 form.get("model_size_in_billions"),
                 form.get("quantizations") or form.get("quantization"),
+                form.get("rank"),
+                _environment(form),
             ]
             for name, form in forms
         ),
@@ -122,16 +124,23 @@ def _print(model_name: str, found: dict[str, Any], options: dict[str, Any]) -> N
         print_table(["Option", "Type", "Default", "Meaning"], _option_rows(schema), title=f"Options of {name}")
 
 
+def _environment(form: dict[str, Any]) -> str | None:
+    """Return where it would run, in words."""
+    if form.get("environment") != "isolated":
+        return form.get("environment")
+    return "its own, built" if form.get("environment_is_built") else "its own, to be built"
+
+
 def _options(names: list[str]) -> dict[str, Any]:
     """Return the JSON schema of each engine's typed options, as far as its plugin is installed here."""
     if not names:
         return {}
-    loaded = _load_plugins()
+    loaded = load_installed_plugins()
     found = {name: loaded.find_engine(name) for name in names}
     return {name: known.options.model_json_schema() for name, known in found.items() if known is not None}
 
 
-def _load_plugins() -> "Plugins":
+def load_installed_plugins() -> "Plugins":
     """Load the plugins of this environment; what is wrong with one is told by `modelrack plugins`."""
     import logging
 

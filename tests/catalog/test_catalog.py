@@ -380,7 +380,11 @@ def test_engines_for_a_family(catalog: Catalog, tmp_path: Path) -> None:
             "model_format": "gguf",
             "model_size_in_billions": 1.8,
             "quantizations": ["Q4_K_M", "Q8_0"],
+            "rank": 10,
+            "environment": "server",
+            "environment_is_built": True,
         }
     ]
+    assert list(answer) == ["llama.cpp", "Transformers", "odd"]
     assert [row["model_size_in_billions"] for row in answer["Transformers"] if isinstance(row, dict)] == [30, None]
     assert answer["odd"] == "its check failed: ZeroDivisionError: oops"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from modelrack.catalog import (
     resolve,
 )
 from modelrack.catalog.catalog import Catalog
+from modelrack.catalog.download import measure
 from modelrack.errors import EngineUnavailable, LaunchFailed
 from modelrack.hooks import Family, ModelFiles, Source, Variant
 from modelrack.hooks import Hub as HubType
@@ -50,10 +52,10 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def gguf_family(**source: object) -> Family:
+def gguf_family(repo: str = "owner/tiny-GGUF", **source: object) -> Family:
     place = Source(
         hub="huggingface",
-        repo="owner/tiny-GGUF",
+        repo=repo,
         quantizations=("Q4_K_M", "Q8_0"),
         file="tiny-{quantization}.gguf",
         **source,  # type: ignore[arg-type]
@@ -108,6 +110,27 @@ async def test_downloads_one_file_with_progress_and_records_it(hub: Hub, cache: 
     assert remove_cached(cache, "tiny--1B--gguf--Q4_K_M") is False
     assert list_cached(cache) == [] and not Path(files.path).exists()
     assert [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size > 1 << 20] == []
+
+
+async def test_the_size_of_a_download_is_known_before_it(hub: Hub, cache: Path) -> None:
+    hub.repos["owner/tiny-GGUF"] = {"tiny-Q4_K_M.gguf": BIG, "tiny-Q8_0.gguf": b"other", "mmproj-F16.gguf": b"12345"}
+    hubs = llm_plugins().hubs
+    assert await measure(resolved(gguf_family()), hubs, cache, 30) == len(BIG) + 5
+    assert hub.sent() == [] and not cache.exists()
+    there = replace(resolved(gguf_family()), files=ModelFiles(path="/x.gguf", format="gguf"))
+    assert await measure(there, hubs, cache, 30) == 0
+    assert await measure(resolved(gguf_family(), "Q2_K"), hubs, cache, 30) is None
+    assert await measure(resolved(gguf_family(repo="owner/none")), hubs, cache, 30) is None
+    absent = replace(hubs["huggingface"], requires=("no_such_hub_library",))
+    assert await measure(resolved(gguf_family()), {"huggingface": absent}, cache, 30) is None
+    assert await measure(resolved(gguf_family()), {}, cache, 30) is None
+
+
+async def test_a_hub_that_is_silent_is_not_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        asking = measure(resolved(gguf_family()), llm_plugins().hubs, cache, 0.5)
+        assert await asyncio.wait_for(asking, 30) is None
 
 
 async def test_what_is_here_is_not_downloaded_again(hub: Hub, cache: Path) -> None:

@@ -74,15 +74,17 @@ def router(rack: Rack) -> APIRouter:
         instance = rack.get(model_uid)
         progress, stage = instance.progress()
         fetched = instance.fetched
+        building = instance.building if stage == "environment" else None
         return {
             "progress": round(progress, 4),
             "stage": stage,
             "state": instance.state.value,
             "error_message": instance.reason or None,
             "error": instance.failure.body()["error"] if instance.failure else None,
-            "done_bytes": fetched.downloaded_bytes if fetched else None,
-            "total_bytes": fetched.total_bytes if fetched else None,
+            "done_bytes": building.done_bytes if building else fetched.downloaded_bytes if fetched else None,
+            "total_bytes": building.total_bytes if building else fetched.total_bytes if fetched else None,
             "file": fetched.file if fetched else None,
+            "detail": building.detail if building else None,
         }
 
     @routes.post("/v1/models/{model_uid}/cancel", response_model=None, responses=failures(400, 404))
