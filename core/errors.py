@@ -10,6 +10,7 @@ __all__ = [
     "EngineError",
     "EngineUnavailable",
     "Forbidden",
+    "InsufficientMemory",
     "LaunchCancelled",
     "LaunchFailed",
     "ModelNotFound",
@@ -96,6 +97,12 @@ class EngineUnavailable(BadRequest):
     """The engine is known but cannot run on this machine (not installed, wrong platform)."""
 
     code = "engine_unavailable"
+
+
+class InsufficientMemory(BadRequest):
+    """A model would need much more memory than there is; the message has the figures."""
+
+    code = "insufficient_memory"
 
 
 class Unauthorized(ModelrackError):

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     hub: str = Field("huggingface", description="Hub that downloads come from where the request names none.")
+    trust_remote_code: bool = Field(
+        False, description="Whether launches may ask engines to run the Python code that comes with a model."
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -130,12 +130,21 @@ class Rig:
         await task
         await self.gateway.close()
 
-    def add(self, uid: str = "m", *, limit: int | None = None, routes: tuple[str, ...] = (CHAT, FORM)) -> WorkerProcess:
+    def add(
+        self,
+        uid: str = "m",
+        *,
+        limit: int | None = None,
+        routes: tuple[str, ...] = (CHAT, FORM),
+        is_foreign: bool = False,
+    ) -> WorkerProcess:
         """Start a worker and let the gateway know it."""
         worker = WorkerProcess(self.folder / f"{len(self.workers)}.sock")
         self.workers.append(worker)
         target = self.directory.get(uid) or Target(uid, "echo", _not_ready)
-        target.endpoints.append(Endpoint(len(target.endpoints), worker.socket, frozenset(routes), limit=limit))
+        target.endpoints.append(
+            Endpoint(len(target.endpoints), worker.socket, frozenset(routes), limit=limit, is_foreign=is_foreign)
+        )
         self.directory.put(target)
         return worker
 

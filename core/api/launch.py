@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = ["LaunchRequest", "LoraModule", "PeftConfig", "parse_size"]
 
@@ -32,12 +32,43 @@ def _drop_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
+def _check_environment(value: Any) -> Any:
+    if value in (None, "", "auto"):
+        return None
+    if not isinstance(value, str):
+        raise ValueError("must be 'server', 'isolated', or the path of an environment or interpreter")
+    if value in ("server", "isolated"):
+        return value
+    if "\0" in value or not ("/" in value or value.startswith("~")):
+        raise ValueError("must be 'server', 'isolated', or the path of an environment or interpreter (with a '/')")
+    return value
+
+
+def _check_packages(value: list[str] | None) -> list[str] | None:
+    """Take requirements by name alone: what is installed comes from the indexes that the operator has chosen."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    requirements = []
+    for item in value or ():
+        try:
+            requirement = Requirement(item)
+        except InvalidRequirement:
+            raise ValueError(f"{item[:100]!r} is no requirement, such as 'package>=1.2'") from None
+        if requirement.url:
+            raise ValueError(f"{item[:100]!r} names an address; only names are taken, such as 'package>=1.2'")
+        requirements.append(str(requirement))
+    return requirements or None
+
+
 def _check_uid(value: str | None) -> str | None:
     if value is None:
         return None
     if not re.fullmatch(UID_PATTERN, value):
         raise ValueError("must be 1 to 128 letters, digits and . _ : @ + -, the first one a letter or digit")
     return value
+
+
+_VIRTUAL = {True: "isolated", False: "server"}
 
 
 class LoraModule(BaseModel):
@@ -87,9 +118,39 @@ class LaunchRequest(BaseModel):
     download_hub: str | None = None
     model_path: Annotated[str | None, BeforeValidator(_drop_empty)] = None
     envs: dict[str, str] | None = None
-    enable_virtual_env: bool | None = None
-    virtual_env_packages: list[str] | None = None
+    environment: Annotated[str | None, BeforeValidator(_check_environment)] = Field(
+        None,
+        description="Python environment of the workers: `server`, `isolated` (one made for the engine), or the path of "
+        "an environment or interpreter. Default: beside the server if the engine can be imported there.",
+    )
+    enable_virtual_env: bool | None = Field(None, description="true: `isolated`, false: `server`.")
+    virtual_env_packages: Annotated[list[str] | None, AfterValidator(_check_packages)] = Field(
+        None, description="Further requirements of the engine's own environment, such as `package>=1.2`."
+    )
     enable_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _agree_on_the_environment(self) -> "LaunchRequest":
+        """Refuse fields that contradict each other about the environment."""
+        told = {
+            "environment": self.environment,
+            "enable_virtual_env": None if self.enable_virtual_env is None else _VIRTUAL[self.enable_virtual_env],
+            "virtual_env_packages": "isolated" if self.virtual_env_packages else None,
+        }
+        wanted = {value: name for name, value in reversed(told.items()) if value is not None}
+        if len(wanted) > 1:
+            names = " and ".join(name for name in told if name in wanted.values())
+            raise ValueError(f"{names} contradict each other about the environment of the workers")
+        return self
+
+    @property
+    def wanted_environment(self) -> str | None:
+        """Return the environment that is asked for: `server`, `isolated`, a path, or None for the default."""
+        if self.environment is not None:
+            return self.environment
+        if self.enable_virtual_env is not None:
+            return _VIRTUAL[self.enable_virtual_env]
+        return "isolated" if self.virtual_env_packages else None
 
     @property
     def gpu_indices(self) -> list[int] | None:

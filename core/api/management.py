@@ -73,7 +73,10 @@ class LaunchAnswer(_Answer):
 
 
 class ModelDescription(_Answer):
-    """A running model, for OpenAI's, Anthropic's and Xinference's clients at once."""
+    """A running model, for OpenAI's, Anthropic's and Xinference's clients at once.
+
+    `environment` is `server`, or the name or path of the Python environment that its workers run in.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -83,6 +86,7 @@ class ModelDescription(_Answer):
     model_name: str
     model_ability: list[str]
     model_engine: str
+    environment: str | None
     model_format: str
     model_size_in_billions: float | int | None
     quantization: str
@@ -113,6 +117,7 @@ class ReplicaItem(_Answer):
     pid: int | None
     restarts: int
     log: str
+    environment: str
 
 
 class InstanceItem(_Answer):
@@ -124,6 +129,7 @@ class InstanceItem(_Answer):
     model_ability: list[str]
     model_type: str
     model_engine: str
+    environment: str | None
     model_format: str | None
     model_size_in_billions: float | int | None
     quantization: str | None
@@ -136,7 +142,7 @@ class InstanceItem(_Answer):
 
 
 class ProgressAnswer(_Answer):
-    """Progress of a launch, 0 to 1; bytes while downloading."""
+    """Progress of a launch, 0 to 1; bytes while downloading; `detail` is what is done at the moment, as a clause."""
 
     progress: float
     stage: str
@@ -146,6 +152,7 @@ class ProgressAnswer(_Answer):
     done_bytes: int | None = None
     total_bytes: int | None = None
     file: str | None = None
+    detail: str | None = None
 
 
 class EventItem(_Answer):

@@ -29,7 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "register": ("registrations:register", "Register a model of your own."),
     "unregister": ("registrations:unregister", "Forget a model that was registered."),
     "engine": ("engine:engine", "Show which engines can run a model, and their options."),
+    "plan": ("plan:plan", "Show what a launch would do, without doing it."),
+    "cal-model-mem": ("cal_model_mem:cal_model_mem", "Calculate how much memory a model needs."),
     "cached": ("models:cached", "List the downloaded models."),
+    "env": ("env:env", "Make, list and move the environments of engines."),
     "plugins": ("plugins:plugins", "List the plugins, loaded or not, and what they bring."),
 }
 """Where each command is, and what it does in one line: enough for `--help` without loading any of them."""

@@ -64,6 +64,7 @@ def launch_model(
     envs: dict[str, str] | None = None,
     virtual_env_find_links: list[str] | None = None,
     *,
+    environment: str | None = None,
     wait_ready: bool = True,
     on_progress: OnProgress | None = None,
     **kwargs: Any,
@@ -74,6 +75,8 @@ def launch_model(
         model_name: a family's name, a `.gguf` file, a folder or a hub reference.
         model_engine: may be left out for LLMs, as may format, size and quantization: the best that runs is taken.
         n_gpu: "auto", None for the CPU alone, or a count.
+        environment: Python environment of its workers: "server", "isolated" or a path; default: beside the server if
+            the engine can be imported there, else one of its own.
         wait_ready: wait until the model can answer. There is no time-out as long as the launch makes progress.
         on_progress: called with each new state of the launch (`progress` from 0 to 1, `stage`, …).
         **kwargs: options of the engine; an unknown one is refused.
@@ -97,6 +100,7 @@ def launch_model(
         "virtual_env_packages": virtual_env_packages,
         "virtual_env_find_links": virtual_env_find_links,
         "envs": envs,
+        "environment": environment,
         **kwargs,
     }
     body: Json = {"model_name": model_name, "model_type": model_type, "replica": replica, "n_gpu": n_gpu}
@@ -176,6 +180,26 @@ def terminate_model(self: Any, /, model_uid: str) -> Call[None]:
     return Call(
         method="DELETE", path=_model_path(model_uid), action="terminate the model", parse=lambda _: None, waits=True
     )
+
+
+def plan(
+    self: Any,
+    /,
+    model_name: str,
+    model_type: str = "LLM",
+    replica: int = 1,
+    n_gpu: int | str | None = "auto",
+    **parameters: Any,
+) -> Call[Json]:
+    """Tell what `launch_model` with the same parameters would do; nothing is downloaded, built or started.
+
+    Returns: the engine, its environment, the bytes to download, the memory needed and free, what would have to go for
+        it to fit, and the alternatives.
+    Raises: BadRequest, NotFound: it cannot be launched.
+    """
+    body: Json = {"model_name": model_name, "model_type": model_type, "replica": replica, "n_gpu": n_gpu}
+    body.update((key, value) for key, value in parameters.items() if value is not None)
+    return Call(method="POST", path="/v1/plan", body=body, action="plan the launch")
 
 
 def get_launch_model_progress(self: Any, /, model_uid: str) -> Call[Json]:

@@ -77,7 +77,8 @@ def _check_of(annotation: Any) -> Check:
     if origin is Callable:
         return callable
     if origin is Mapping:
-        return lambda value: isinstance(value, Mapping)
+        key, item = map(_check_of, arguments)
+        return lambda value: isinstance(value, Mapping) and all(map(key, value)) and all(map(item, value.values()))
     if origin is type:
         return lambda value: isinstance(value, type) and issubclass(value, arguments[0])
     if origin is Literal:

@@ -28,6 +28,7 @@ class PluginRow:
     """One plugin, loaded or not.
 
     Args:
+        module: the module that its entry point names.
         api: number of the plugin API it was written for.
         problems: what went wrong, with the remedy of each; a plugin with problems may still work in part.
         is_failed: nothing of it is in use.
@@ -36,6 +37,7 @@ class PluginRow:
     name: str
     distribution: str = ""
     version: str = ""
+    module: str = ""
     api: int | None = None
     model_types: list[str] = field(default_factory=list)
     engines: list[str] = field(default_factory=list)
@@ -111,6 +113,10 @@ class Plugins:
                 return engine
         return None
 
+    def module_of(self, engine_name: str) -> str:
+        """Return the module of the plugin that brings an engine, as its entry point names it."""
+        return self.row(self._owners["engine", engine_name]).module
+
     def feature_engines(self, model_type: str, engine_name: str) -> dict[str, tuple[str, ...]]:
         """Return which engines of a model type can do what a given one does not claim: their names by feature."""
         own = self.engines[engine_name].features if engine_name in self.engines else ()
@@ -159,6 +165,7 @@ class Plugins:
             name=entry.name,
             distribution=entry.dist.name if entry.dist else "",
             version=entry.dist.version if entry.dist else "",
+            module=entry.module,
         )
         self.rows.append(row)
         try:

@@ -4,6 +4,7 @@ Everything here is cheap to import and to make: plugins build these values in th
 holds them may import an engine.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,7 @@ __all__ = [
     "Command",
     "CommandWorker",
     "Engine",
+    "Environment",
     "Family",
     "Hub",
     "InstanceEvent",
@@ -201,6 +203,26 @@ class OutputFormat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the Python environment of an engine's worker must hold, where the server's own cannot or shall not do.
+
+    The server makes it once, from what these requirements resolve to on this machine. It puts modelrack, the package
+    of the plugin and what modelrack's worker half imports on the worker's path: they do not belong here.
+
+    Args:
+        requirements: PEP 508 requirements of all that the worker imports beside the above.
+        by_device: further ones by the kind of device that it is made for: `cpu`, `cuda`, `rocm`, `mps` or `xpu`.
+        python: PEP 440 specifier of the interpreters that will do.
+        absent: distributions that must not be there, whoever requires them.
+    """
+
+    requirements: tuple[str, ...] = ()
+    by_device: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    python: str = ">=3.11"
+    absent: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
     """Everything a worker needs to know: what was resolved, with files, checked options and devices.
 
@@ -211,6 +233,7 @@ class LoadPlan:
         request_defaults: fields that requests take on where they leave them out and their route knows them.
         output_formats: all that plugins have registered, for LLMs.
         feature_engines: names of the engines that can do what this one does not claim, by feature, for errors.
+        python: path of the interpreter that runs the worker, for commands.
     """
 
     model_uid: str
@@ -224,6 +247,7 @@ class LoadPlan:
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
     output_formats: tuple[OutputFormat, ...] = ()
     feature_engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    python: str = sys.executable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +278,8 @@ class Command:
     Args:
         argv: argument vector; never given to a shell.
         env: variables added to the worker's environment.
-        ready_path: GET path that answers 200 once the model can answer.
+        ready_path: GET path that answers 200 once the model can answer. If the answer is a JSON object with an object
+            `facts`, these are facts known only after loading (`context_length`, …).
     """
 
     argv: tuple[str, ...]
@@ -267,7 +292,8 @@ class CommandWorker:
     """A worker that is any HTTP server.
 
     Args:
-        build: makes the command from the plan and the Unix socket's path to bind; called in the server's process.
+        build: makes the command from the plan and the Unix socket's path to bind; called in the server's process, in a
+            thread. `LoadPlan.python` is the interpreter to use, with modelrack and the plugin on its path.
         routes: public paths it serves; the gateway refuses the others with a 400 that names the engine.
     """
 
@@ -289,9 +315,12 @@ class Engine:
         aliases: other names; an exact name of another engine wins over an alias.
         requires: modules that its worker imports (`xllamacpp`); looked up without importing them.
         remedy: what to do when one is missing (`pip install modelrack-llm-xllamacpp`).
+        environment: what an environment of its own must hold; None: it runs beside the server or not at all.
         takes_lora: it loads LoRA adapters; a launch that brings some is refused otherwise.
-        rank: preference when the user names no engine; the highest that accepts wins, equal ones by name.
-        estimate: memory a replica will need; None means "unknown".
+        rank: preference when the user names no engine; the highest that accepts wins, equal ones by name. A function
+            where it depends on the candidate and the machine.
+        estimate: memory a replica will need; None means "unknown". Called before a download too: `files.path` is
+            empty then. LaunchFailed: it cannot be loaded into the memory at hand, and why.
         features: what it can do beyond the plainest request, in the words of `modelrack.llm.features`; the conformance
             kit holds it to these, and errors of other engines name it.
     """
@@ -304,9 +333,10 @@ class Engine:
     aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     remedy: str = ""
+    environment: Environment | None = None
     takes_lora: bool = False
-    rank: int = 0
-    estimate: Callable[[LoadPlan, Machine], MemoryEstimate] | None = None
+    rank: int | Callable[[Candidate, Machine], int] = 0
+    estimate: Callable[[LoadPlan, Machine], MemoryEstimate | None] | None = None
     features: tuple[str, ...] = ()
 
 

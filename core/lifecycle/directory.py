@@ -18,6 +18,7 @@ class Endpoint:
         active: requests under way; the gateway counts them.
         limit: requests that may be under way at once; None is no limit.
         draining: no new request is sent to it.
+        is_foreign: its worker is a server that may have errors of its own shape.
     """
 
     replica_id: int
@@ -26,6 +27,7 @@ class Endpoint:
     limit: int | None = None
     active: int = 0
     draining: bool = False
+    is_foreign: bool = False
 
 
 @dataclass(slots=True, eq=False)

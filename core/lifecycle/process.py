@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import signal
+import socket as sockets
+import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ __all__ = [
     "OWNER_VARIABLE",
     "Process",
     "Status",
+    "answers_for",
     "ask_status",
     "birth",
     "is_running",
     "kill_stray",
     "last_lines",
     "spawn",
+    "told_facts",
 ]
 
 log = logging.getLogger(__name__)
@@ -189,13 +192,15 @@ def birth(pid: int) -> float:
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[str, str]) -> Process:
+def spawn(module: str, job: Path, run_dir: Path, log_path: Path, env: Mapping[str, str], python: str) -> Process:
     """Start `python -P -m module job` in its own session, with output to its log.
 
     Args:
         env: the whole environment of the process.
+
+    Raises: OSError: it cannot be started.
     """
-    argv = [sys.executable, "-P", "-m", module, str(job)]
+    argv = [python, "-P", "-m", module, str(job)]
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab", buffering=0) as out:
         child = subprocess.Popen(
@@ -244,6 +249,49 @@ async def ask_status(socket: str, timeout_s: float = 2.0) -> Status | None:
         )
     except (OSError, TimeoutError, ValueError, KeyError, TypeError):
         return None
+
+
+def told_facts(body: bytes) -> Mapping[str, Any]:
+    """Return the facts that a command worker tells once it is ready: the object `facts` of its JSON answer, if any."""
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        return {}
+    facts = value.get("facts") if isinstance(value, dict) else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def answers_for(socket: str, process: Process, owner: str) -> bool:
+    """Return whether whoever listens on a socket belongs to a process: by its tag, its group, or as its descendant.
+
+    Where the system does not say who listens, the path alone must do: it holds a random token.
+
+    Args:
+        owner: the value of the tag.
+    """
+    pid = _listener(socket)
+    if pid is None or pid == process.pid:
+        return True
+    try:
+        listener = psutil.Process(pid)
+        if os.getpgid(pid) == process.pid or any(parent.pid == process.pid for parent in listener.parents()):
+            return True
+        return listener.environ().get(OWNER_VARIABLE) == owner
+    except (OSError, psutil.Error):
+        return False
+
+
+def _listener(path: str) -> int | None:
+    """Return the pid of the process that listens on a Unix socket; None if the system does not tell."""
+    option = getattr(sockets, "SO_PEERCRED", None)
+    if option is None:  # not on macOS
+        return None
+    with contextlib.suppress(OSError), sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        connection.connect(path)
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, option, struct.calcsize("3i")))
+        return int(pid) or None  # 0: it lives in another namespace
+    return None
 
 
 def last_lines(path: Path, start: int = 0, count: int = 20) -> list[str]:

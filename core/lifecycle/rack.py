@@ -7,25 +7,28 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..api.launch import UID_PATTERN, LaunchRequest
 from ..catalog.catalog import Catalog
-from ..catalog.names import expand_home
-from ..catalog.resolution import Resolved, resolve
+from ..catalog.memory import measure_key
+from ..catalog.resolution import Choices, Resolved, settle, survey
+from ..environments import Environments, device_kind
 from ..errors import AlreadyExists, BadRequest, ModelNotFound, ModelrackError, NotFound
 from ..hooks.loader import Plugins
-from ..hooks.types import InstanceEvent, Machine
+from ..hooks.types import Engine, InstanceEvent, LoadPlan, Machine, ModelFiles
 from ..settings import Settings
+from .checks import check_adapters, check_request
 from .directory import Directory
 from .home import lock_home, open_home
 from .instance import Context, Instance
-from .policy import place
+from .plan import expect, inspect_path, make_plan
+from .policy import Reserved, check_room, place, reserve
 from .process import Process, is_running, kill_stray
 from .replica import Replica
 from .state import State
-from .store import InstanceRecord, Store, StoreFailed, WorkerRecord
+from .store import InstanceRecord, Measured, Store, StoreFailed, WorkerRecord
 
 __all__ = ["Rack"]
 
@@ -68,7 +71,10 @@ class Rack:
         self._lock = lock_home(settings.home)
         self.home = open_home(settings.home)
         self.store = Store(settings.home / "state.db")
-        self._context = Context(settings, self.store, self.home, plugins, machine, self._on_change)
+        self.environments = Environments(settings.home)
+        self._context = Context(
+            settings, self.store, self.home, plugins, self.environments, machine, self._reserved, self._on_change
+        )
 
     # --- life of the server ---------------------------------------------------------------------------------------
 
@@ -195,12 +201,15 @@ class Rack:
 
         Raises: BadRequest, NoEngine, ModelNotFound: it can be told at once that this cannot work.
         """
-        _check_request(request)
+        check_request(request)
         await self._restored.wait()
         if request.model_uid is not None:
             await self._refuse_taken(request.model_uid)
         resolved = await self._resolve(request)
-        _check_adapters(request, resolved)
+        check_adapters(request, resolved)
+        if resolved.where == "path" and request.environment is not None:
+            await inspect_path(request.environment, resolved.engine)
+        await asyncio.to_thread(self._check_room, request, resolved)
         uid = request.model_uid or self._free_uid(resolved.family.name)
         await self._refuse_taken(uid)
         settled = request.model_copy(
@@ -266,12 +275,12 @@ class Rack:
     def add_replica(self, model_uid: str) -> Replica:
         """Want one more replica; returns it, not yet ready.
 
-        Raises: ModelNotFound: no such model. BadRequest: it is not running.
+        Raises: ModelNotFound: no such model. BadRequest: it is not running, or there is much too little memory.
         """
         instance = self.get(model_uid)
         if not instance.outcome.done() or instance.failure is not None or model_uid in self._stopping:
             raise BadRequest(f"Model '{model_uid}' is not running.")
-        place(self.machine(), instance.request.n_gpu, instance.request.gpu_indices)
+        instance.check_room()
         replica_id = max(instance.record.replicas, default=-1) + 1
         self._want_replicas(instance, (*instance.record.replicas, replica_id))
         self._reconcile()
@@ -338,6 +347,8 @@ class Rack:
         uid = instance.model_uid
         try:
             await instance.stop()
+            for worker in instance.unclaimed:  # it was told to end before a replica had taken its worker over
+                await self._end_worker(worker)
         finally:
             self._instances.pop(uid, None)
             self._stopping.pop(uid, None)
@@ -358,21 +369,84 @@ class Rack:
         self.directory.put(instance.target)
         return instance
 
-    async def _resolve(self, request: LaunchRequest) -> Resolved:
-        def work() -> Resolved:
-            hub = request.download_hub or self.settings.hub
-            machine = self.machine()
-            place(machine, request.n_gpu, request.gpu_indices)  # what is not there is refused before anything starts
-            return resolve(request, self.catalog, self.plugins, machine, hub, self.settings.cache_dir)
+    async def examine(self, request: LaunchRequest) -> tuple[Machine, Choices, Resolved]:
+        """Return the machine, what could be launched on it, and what would be; nothing is changed.
 
-        return await asyncio.to_thread(work)
+        Raises: as `launch`, but for memory that is lacking.
+        """
+        check_request(request)
+        machine, choices = await asyncio.to_thread(self.survey, request)
+        resolved = await asyncio.to_thread(settle, choices, self.plugins)
+        if resolved.where == "path" and request.environment is not None:
+            await inspect_path(request.environment, resolved.engine)
+        check_adapters(request, resolved)
+        return machine, choices, resolved
+
+    def survey(self, request: LaunchRequest) -> tuple[Machine, Choices]:
+        """Return the machine as it is now, and what could be launched on it, the best first; blocks for milliseconds.
+
+        Raises: BadRequest, NoEngine, ModelNotFound, EngineUnavailable: nothing can be.
+        """
+        machine = self.machine()
+        # What is not there is refused before anything starts.
+        device = device_kind(machine, place(machine, request.n_gpu, request.gpu_indices))
+        hub = request.download_hub or self.settings.hub
+        is_built = self.is_built(device, request.virtual_env_packages or ())
+
+        def recall(engine: Engine, plan: LoadPlan) -> Measured | None:
+            return self.store.measured(measure_key(engine.name, plan, machine))
+
+        cache_dir = self.settings.cache_dir
+        return machine, survey(request, self.catalog, self.plugins, machine, hub, cache_dir, is_built, recall)
+
+    def is_built(self, device: str, extra: Sequence[str] = ()) -> Callable[[Engine], bool]:
+        """Return what tells whether the environment of an engine is on this machine.
+
+        Args:
+            device: kind of the device that it is for.
+            extra: further requirements.
+        """
+
+        def tell(engine: Engine) -> bool:
+            try:
+                return self.environments.find(engine, device, extra=extra) is not None
+            except ModelrackError:  # a declaration that is wrong is told once it is needed
+                return False
+
+        return tell
+
+    async def _resolve(self, request: LaunchRequest) -> Resolved:
+        return await asyncio.to_thread(lambda: settle(self.survey(request)[1], self.plugins))
+
+    def _check_room(self, request: LaunchRequest, resolved: Resolved) -> None:
+        """Refuse what cannot fit on the accelerators it would have, before anything is downloaded or made for it.
+
+        Raises: InsufficientMemory.
+        """
+        machine, reserved = self.machine(), self._reserved()
+        chosen = place(machine, request.n_gpu, request.gpu_indices, reserved)
+        if chosen:
+            files = resolved.files or ModelFiles(path="", format=resolved.variant.format)
+            plan = make_plan(request, resolved, self.plugins, request.model_uid or "", files, chosen)
+            check_room(machine, chosen, expect(resolved.engine, plan, machine, self.store).memory, reserved)
+
+    def _reserved(self) -> Reserved:
+        """Return the memory that replicas will take that have not loaded yet."""
+        loading = [
+            (replica.spec.plan.accelerators, replica.spec.expected.memory)
+            for instance in list(self._instances.values())
+            for replica in list(instance.replicas.values())
+            if replica.state in (State.QUEUED, State.STARTING)
+        ]
+        return reserve((chosen, memory) for chosen, memory in loading if memory is not None)
 
     def _on_change(self, instance: Instance, replica: Replica | None) -> None:
         uid = instance.model_uid
         if instance.failure is not None and uid in self._instances and not instance.is_stopping:
             self.store.add_event(uid, State.FAILED.value, instance.reason)
-            with contextlib.suppress(StoreFailed):  # it stays listed as failed, until it is terminated
-                self.store.set_unwanted(uid)
+            if not instance.record.was_ready:  # else it stays wanted, and the next server tries again
+                with contextlib.suppress(StoreFailed):  # it stays listed as failed, until it is terminated
+                    self.store.set_unwanted(uid)
             self._wake.set()
         elif replica is not None:
             self.store.add_event(uid, replica.state.value, replica.reason or f"replica {replica.spec.replica_id}")
@@ -400,43 +474,3 @@ class Rack:
         if not re.fullmatch(UID_PATTERN, name):
             uid = re.sub(r"[^A-Za-z0-9._:@+-]+", "-", name).strip("-._:@+")[:100] or "model"
         return f"{uid}-{secrets.token_hex(4)}" if self._is_taken(uid) else uid
-
-
-def _check_request(request: LaunchRequest) -> None:
-    """Refuse what cannot be honoured on one machine, and variables that would change which code a worker runs.
-
-    Raises: BadRequest: names the field.
-    """
-    if request.worker_ip not in (None, "", "127.0.0.1", "localhost", "0.0.0.0"):
-        raise BadRequest(f"There is no worker at {request.worker_ip}: models run on this machine.", param="worker_ip")
-    for name in ("enable_virtual_env", "virtual_env_packages"):
-        if getattr(request, name):
-            raise BadRequest("Workers run in the server's own environment.", param=name, remedy=f"Leave {name} out.")
-    for name, value in (request.envs or {}).items():
-        if not name.isidentifier() or name == "PATH" or name.startswith(("LD_", "DYLD_", "PYTHON", "MODELRACK_")):
-            raise BadRequest(f"Environment variable '{name}' may not be set for a worker.", param=f"envs.{name}")
-        if "\0" in value:
-            raise BadRequest(f"Environment variable '{name}' holds a zero byte.", param=f"envs.{name}")
-
-
-def _check_adapters(request: LaunchRequest, resolved: Resolved) -> None:
-    """Refuse adapters that the engine cannot load, or that are not there.
-
-    Raises: BadRequest: names the field.
-    """
-    config = request.peft_model_config
-    if config is None:
-        return
-    if config.lora_list and not resolved.engine.takes_lora:
-        raise BadRequest(
-            f"Engine '{resolved.engine.name}' takes no LoRA adapters.", param="peft_model_config.lora_list"
-        )
-    for number, adapter in enumerate(config.lora_list):
-        if not expand_home(adapter.local_path).exists():
-            reason = f"The adapter '{adapter.lora_name}' is not at {adapter.local_path}."
-            raise BadRequest(reason, param=f"peft_model_config.lora_list.{number}.local_path")
-    for name in ("image_lora_load_kwargs", "image_lora_fuse_kwargs"):
-        if getattr(config, name):
-            raise BadRequest(
-                f"Engine '{resolved.engine.name}' does not take {name}.", param=f"peft_model_config.{name}"
-            )

@@ -14,18 +14,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..environments import link_library
 from ..errors import LaunchFailed, ModelrackError
 from ..hooks.types import CommandWorker, Engine, LoadPlan, PythonWorker, Route
 from ..settings import Settings
 from ..worker.contract import Job
 from ..worker.job import write_job
 from . import process as processes
+from .commands import make_command
 from .directory import Endpoint, Target
 from .home import Home, trim_log
+from .interpreter import SERVER, Interpreter, needed_modules
+from .memory import held_memory
+from .plan import Expectation
 from .policy import STABLE_S, StartLimits, restart_delay_s, start_verdict
 from .process import Process, last_lines, spawn
 from .state import State, can_move
 from .store import Store, WorkerRecord
+from .threads import in_thread
 
 __all__ = ["Replica", "ReplicaSpec"]
 
@@ -42,6 +48,9 @@ class ReplicaSpec:
         routes: the routes of the model's type that it may be asked for.
         request_limit: requests at once; None is no limit.
         env: variables the launch asked for.
+        interpreter: the Python that runs the worker.
+        plugin: module of the plugin that brings the engine.
+        expected: memory that it is expected to need.
         retries: a first start that fails is tried again (the model has run before).
     """
 
@@ -52,6 +61,9 @@ class ReplicaSpec:
     routes: tuple[Route, ...]
     request_limit: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    interpreter: Interpreter = SERVER
+    plugin: str = ""
+    expected: Expectation = field(default_factory=Expectation)
     retries: bool = False
 
 
@@ -94,6 +106,7 @@ class Replica:
         self._served: tuple[str, ...] = ()
         self._endpoint: Endpoint | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_fresh = False
 
     @property
     def pid(self) -> int | None:
@@ -124,6 +137,11 @@ class Replica:
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the worker and its children, in bytes; None if it does not run."""
         return self._process.memory_bytes() if self._process and self._process.is_running else None
+
+    def held_bytes(self) -> tuple[int, int]:
+        """Return the bytes that the worker holds of main memory and of its accelerators; blocks for milliseconds."""
+        process = self._process
+        return held_memory(process) if process is not None and process.is_running else (0, 0)
 
     def check_files(self) -> None:
         """Keep the log within its bounds, and end an idle worker whose socket somebody has deleted: none can reach it.
@@ -229,10 +247,11 @@ class Replica:
 
         Raises: LaunchFailed: with the reason.
         """
-        if adopted is None or not self._adopt(adopted):
-            self._spawn()
-        assert self._process is not None
-        await self._until_ready(self._process)
+        self._is_fresh = adopted is None or not self._adopt(adopted)
+        if self._is_fresh:
+            await self._spawn()
+        if self._process is not None:
+            await self._until_ready(self._process)
 
     def _adopt(self, record: WorkerRecord) -> bool:
         process = None
@@ -245,7 +264,11 @@ class Replica:
         log.info("%s: adopted the worker with pid %d", self._name, process.pid)
         return True
 
-    def _spawn(self) -> None:
+    async def _spawn(self) -> None:
+        """Start a worker, unless it is to stop before that.
+
+        Raises: LaunchFailed: with the reason.
+        """
         incarnation = secrets.token_hex(8)
         run_dir = self._home.run(incarnation)
         job_path = run_dir / "job.json"
@@ -261,52 +284,65 @@ class Replica:
         try:
             self._home.make_folders()
             run_dir.mkdir(mode=0o700)
-            job = self._job(incarnation)
+            job = await self._job(incarnation)
+            if self._stop.is_set():
+                return
             write_job(job_path, job)
             self._log_start = log_path.stat().st_size if log_path.exists() else 0
             self._store.put_worker(self._record)
-            module = "modelrack.worker.guard" if job.command else "modelrack.worker"
-            process = spawn(module, job_path, run_dir, log_path, self._environment(incarnation))
+            env = self._environment(incarnation, run_dir)
+            # The guard of a command imports the standard library only, so the server's own Python will always do.
+            module, python = "modelrack.worker", self.spec.interpreter.python
+            if job.command:
+                module, python = "modelrack.worker.guard", SERVER.python
+            process = spawn(module, job_path, run_dir, log_path, env, python)
         except (OSError, ValueError) as error:  # ValueError: text that cannot be written as UTF-8
             raise LaunchFailed(f"the worker could not be started: {error}") from error
         self._process = process
         self._record = replace(self._record, pid=process.pid, pid_created=process.created)
         self._store.put_worker(self._record)
 
-    def _job(self, incarnation: str) -> Job:
+    async def _job(self, incarnation: str) -> Job:
         spec = self.spec
         socket = str(self._home.socket(incarnation))
+        job = Job(
+            incarnation=incarnation,
+            replica_id=spec.replica_id,
+            socket=socket,
+            lease=str(self._home.lease),
+            lease_s=self._settings.lease_s,
+            plan=spec.plan,
+            routes=spec.routes,
+            max_body_bytes=int(self._settings.max_body_mb * 1024 * 1024),
+        )
         worker = spec.engine.worker
-        common: dict[str, Any] = {
-            "incarnation": incarnation,
-            "replica_id": spec.replica_id,
-            "socket": socket,
-            "lease": str(self._home.lease),
-            "lease_s": self._settings.lease_s,
-            "plan": spec.plan,
-            "routes": spec.routes,
-            "max_body_bytes": int(self._settings.max_body_mb * 1024 * 1024),
-        }
         if isinstance(worker, PythonWorker):
-            return Job(loader=worker.loader, **common)
-        try:
-            return Job(command=worker.build(spec.plan, socket), **common)
-        except ModelrackError:
-            raise
-        except Exception as error:  # a plugin's code: whatever it raises is the reason
-            log.exception("%s: engine %s could not make its command", self._name, spec.engine.name)
-            raise LaunchFailed(f"engine '{spec.engine.name}' could not make its command: {error}") from error
+            return replace(job, loader=worker.loader)
+        limit_s = self._settings.start_stall_s
+        command = await make_command(worker, spec.plan, socket, spec.engine.name, self._stop, limit_s)
+        return job if command is None else replace(job, command=command)
 
-    def _environment(self, incarnation: str) -> dict[str, str]:
+    def _environment(self, incarnation: str, run_dir: Path) -> dict[str, str]:
+        """Return the variables of the worker.
+
+        Raises: OSError or ModelrackError: another Python cannot be given what it imports of ours.
+        """
         env = {key: value for key, value in os.environ.items() if key != "MODELRACK_API_KEYS"}
+        spec = self.spec
+        if not spec.interpreter.is_server:
+            modules = needed_modules(spec.engine.worker, spec.plugin, spec.plan, spec.routes)
+            env = spec.interpreter.variables(env, link_library(run_dir / "lib", modules))
         env.update(self.spec.env)
-        env[processes.OWNER_VARIABLE] = f"{self._home.owner}:{incarnation}"
+        env[processes.OWNER_VARIABLE] = self._tag(incarnation)
         env["PYTHONUNBUFFERED"] = "1"
         # The indices of a plan count by bus, as NVML does. "-1" hides all; an empty value would show all to HIP.
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         shown = ",".join(map(str, self.spec.plan.accelerators)) or "-1"
         env["CUDA_VISIBLE_DEVICES"] = env["HIP_VISIBLE_DEVICES"] = shown
         return env
+
+    def _tag(self, incarnation: str) -> str:
+        return f"{self._home.owner}:{incarnation}"
 
     async def _until_ready(self, process: Process) -> None:
         assert self._record is not None
@@ -341,11 +377,16 @@ class Replica:
         worker = self.spec.engine.worker
         if isinstance(worker, CommandWorker):
             try:
-                code, _ = await processes.ask(self._record.socket, self._ready_path, 2.0)
+                code, body = await processes.ask(self._record.socket, self._ready_path, 2.0)
             except (OSError, TimeoutError, ValueError):
                 return False
-            self._served = worker.routes
-            return code == 200
+            if code != 200:
+                return False
+            tag = self._tag(self._record.incarnation)
+            if self._process is not None and not processes.answers_for(self._record.socket, self._process, tag):
+                raise LaunchFailed("another process answers on the worker's socket")
+            self._served, self.facts = worker.routes, processes.told_facts(body)
+            return True
         status = await processes.ask_status(self._record.socket)
         if status is None:
             return False
@@ -374,23 +415,40 @@ class Replica:
     async def _serve(self) -> float:
         """Take requests until the worker ends or is to stop; return the seconds it was ready."""
         assert self._process is not None and self._record is not None
-        endpoint = Endpoint(self.spec.replica_id, self._record.socket, frozenset(self._served), self.spec.request_limit)
+        endpoint = Endpoint(
+            self.spec.replica_id,
+            self._record.socket,
+            frozenset(self._served),
+            self.spec.request_limit,
+            is_foreign=isinstance(self.spec.engine.worker, CommandWorker),
+        )
         began = time.monotonic()
         self.progress, self.stage = 1.0, "ready"
         self._target.endpoints.append(endpoint)
         self._endpoint = endpoint
         self._move(State.READY)
+        measuring = asyncio.ensure_future(self._measure(self._process))
         exited = asyncio.ensure_future(self._process.wait())
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            measuring.cancel()
             exited.cancel()
             stopping.cancel()
             endpoint.draining = True
             if not self._stop.is_set():
                 self._target.endpoints.remove(endpoint)
         return time.monotonic() - began
+
+    async def _measure(self, process: Process) -> None:
+        """Remember what the worker holds now that it is ready; one that was adopted has answered requests since."""
+        expected = self.spec.expected
+        if not self._is_fresh or expected.key is None:
+            return
+        host, device = await in_thread(lambda: held_memory(process), name=f"memory {self._name}")
+        if host and process.is_running:
+            self._store.put_measured(expected.key, host, device, expected.estimated_bytes)
 
     async def _drain(self) -> None:
         endpoint = self._endpoint

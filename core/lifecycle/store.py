@@ -3,6 +3,7 @@
 import json
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..errors import ModelrackError
 
-__all__ = ["EVENTS_KEPT", "InstanceRecord", "Store", "StoreFailed", "WorkerRecord"]
+__all__ = ["EVENTS_KEPT", "InstanceRecord", "Measured", "Store", "StoreFailed", "WorkerRecord"]
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ EVENTS_KEPT = 100
 
 EVENTS_KEPT_IN_ALL = 10_000
 """Events kept of all models: uids come and go without end."""
+
+MEASURED_KEPT = 1000
+"""Figures of memory that are kept; the oldest go first."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instance (
@@ -35,6 +39,10 @@ CREATE TABLE IF NOT EXISTS event (
     id INTEGER PRIMARY KEY, model_uid TEXT NOT NULL, ts REAL NOT NULL, type TEXT NOT NULL, content TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS event_model_uid ON event (model_uid, id);
+CREATE TABLE IF NOT EXISTS measured (
+    key TEXT PRIMARY KEY, host_bytes INTEGER NOT NULL, device_bytes INTEGER NOT NULL, estimated_bytes INTEGER,
+    ts REAL NOT NULL
+) STRICT;
 """
 
 _VERSION = 1
@@ -78,20 +86,38 @@ class WorkerRecord:
     pid_created: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a replica took when it had become ready, in bytes.
+
+    Args:
+        host_bytes: resident memory of all of its processes.
+        device_bytes: memory of accelerators that its processes held; 0 if it has none, or it cannot be told.
+        estimated_bytes: what was expected beforehand, in all; None if nothing was.
+        ts: when, in seconds since 1970.
+    """
+
+    host_bytes: int
+    device_bytes: int
+    estimated_bytes: int | None = None
+    ts: float = 0.0
+
+
 class Store:
     """Keep the records; every call is one short transaction, on disk when it returns.
 
     A wish (`put_instance`, `set_replicas`, `set_unwanted`) that cannot be written is StoreFailed, and so is what cannot
     be read. Notes about what happened are only logged then: a full disk must not take a running model along, and a
-    record that is missing or left over is noticed at the next start.
+    record that is missing or left over is noticed at the next start. Calls may come from any thread.
 
     Raises: StoreFailed: the file cannot be opened, is damaged, or another version wrote it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.RLock()
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -114,7 +140,8 @@ class Store:
 
     def _execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         try:
-            return self._db.execute(statement, values).fetchall()
+            with self._lock:
+                return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise StoreFailed(
                 f"{self._path} cannot be used: {error}.", remedy="See that its disk has space and can be written to."
@@ -221,16 +248,33 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk may have ended it already
-                self._db.execute("ROLLBACK")
-            raise
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
+                raise
 
     def events(self, model_uid: str) -> list[tuple[float, str, str]]:
         """Return (time, type, content) of the events kept, oldest first."""
         rows = self._execute("SELECT ts, type, content FROM event WHERE model_uid = ? ORDER BY id", (model_uid,))
         return [(ts, kind, content) for ts, kind, content in rows]
+
+    def put_measured(self, key: str, host_bytes: int, device_bytes: int, estimated_bytes: int | None) -> None:
+        """Keep what a replica took; the newest figures of a key count."""
+        values = (key, host_bytes, device_bytes, estimated_bytes, time.time())
+        self._note("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?)", values)
+        self._note(
+            "DELETE FROM measured WHERE key NOT IN (SELECT key FROM measured ORDER BY ts DESC LIMIT ?)",
+            (MEASURED_KEPT,),
+        )
+
+    def measured(self, key: str) -> Measured | None:
+        """Return what was measured under a key, or None."""
+        rows = self._execute("SELECT host_bytes, device_bytes, estimated_bytes, ts FROM measured WHERE key = ?", (key,))
+        for host, device, estimated, ts in rows:
+            return Measured(host_bytes=host, device_bytes=device, estimated_bytes=estimated, ts=ts)
+        return None

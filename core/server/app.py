@@ -27,7 +27,7 @@ from .gateway import Gateway
 from .metrics import Metrics, WorkerSample
 from .openapi import describe_inference
 from .protocol import Protocol
-from .routes import cluster, models, registrations, requests
+from .routes import cluster, models, plan, registrations, requests
 
 __all__ = ["Server", "serve"]
 
@@ -65,8 +65,8 @@ class Server:
             redoc_url=None,
         )
         errors.install(app)
-        for routes in (models.router(self.rack), registrations.router(self.rack), cluster.router(self.rack)):
-            app.include_router(routes)
+        for family in (models, plan, registrations, cluster):
+            app.include_router(family.router(self.rack))
         app.include_router(requests.router(self.rack, lambda uid, request_id: self.gateway.abort(uid, request_id)))
         self._add_probes(app)
         app.openapi = describe_inference(  # type: ignore[method-assign]

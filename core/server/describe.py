@@ -27,6 +27,7 @@ def describe_model(instance: Instance) -> dict[str, Any]:
         "model_name": family.name,
         "model_ability": list(family.abilities),
         "model_engine": resolved.engine.name,
+        "environment": instance.interpreter.environment if instance.interpreter else None,
         "model_format": variant.format,
         "model_size_in_billions": _plain(variant.size_b),
         "model_family": family.facts.get("model_family", family.name),
@@ -57,6 +58,7 @@ def describe_instance(instance: Instance) -> dict[str, Any]:
         "model_ability": list(resolved.family.abilities),
         "model_type": resolved.family.model_type,
         "model_engine": resolved.engine.name,
+        "environment": instance.interpreter.environment if instance.interpreter else None,
         "model_format": resolved.variant.format,
         "model_size_in_billions": _plain(resolved.variant.size_b),
         "quantization": resolved.quantization,
@@ -83,6 +85,7 @@ def describe_replica(replica: Replica) -> dict[str, Any]:
         "pid": replica.pid if replica.state is not State.STOPPED else None,
         "restarts": replica.restarts,
         "log": str(replica.log),
+        "environment": replica.spec.interpreter.environment,
     }
 
 

@@ -19,6 +19,7 @@ from ..lifecycle.directory import Directory, Endpoint
 from ..settings import Settings
 from .access_log import AccessLog, Entry
 from .errors import FAILED, REQUEST_ID, MethodNotAllowed, render, render_event, unexpected
+from .foreign import ERROR_LIMIT_BYTES, read_error
 from .hop import Answer, Hop
 from .metrics import Metrics, Series
 from .multipart import find_field
@@ -238,7 +239,10 @@ class Gateway:
         answer: Answer | None = None
         try:
             answer = await self.hop.request(endpoint.socket, head, body)
-            await self._pass_on(state, answer, send, start)
+            if answer.status >= 400 and endpoint.is_foreign:
+                await self._pass_error_on(state, answer, send)
+            else:
+                await self._pass_on(state, answer, send, start)
         except asyncio.CancelledError:
             if state.task is None or not (state.left or state.error):
                 raise  # the server is ending
@@ -291,6 +295,24 @@ class Gateway:
                 state.first_byte = perf_counter() - start
             await send({"type": "http.response.body", "body": chunk, "more_body": not finished})
             state.tail = None if finished else chunk
+
+    async def _pass_error_on(self, state: _Exchange, answer: Answer, send: Send) -> None:
+        """Pass on what a command worker refused or failed with, in our one body.
+
+        Raises: ModelrackError: what to answer, unless the worker's own answer will do.
+        """
+        body = b""
+        while not answer.finished and len(body) < ERROR_LIMIT_BYTES:
+            body += await answer.read()
+        error = read_error(answer.status, answer.headers, answer.content_type, body)
+        if error is not None:
+            raise error
+        headers = [(name, value) for name, value in answer.headers if name != b"content-length"]
+        headers += [(b"content-length", b"%d" % len(body)), (b"x-request-id", state.entry.request_id.encode())]
+        state.entry.status = answer.status
+        state.started = True
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     # Everything else
 

@@ -1,11 +1,13 @@
 """The command `python -m modelrack.worker.guard JOB.json`: run a command worker for as long as its lease is renewed."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ _FORWARD_S = 1.0
 second signal as "at once": it is passed on only to a command that has not ended after this time."""
 _KILL_S = 5.0
 """Time a command whose lease has expired gets to end."""
+_SWEEPS = 50
+_SWEEP_S = 0.02
+"""How often, and after which pause, the group is looked at until nobody but this process is in it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -39,6 +44,7 @@ def main(arguments: list[str]) -> int:
     if job["lease"] is not None:
         watch_lease(job["lease"], job["lease_s"], lambda: _expire(child))
     code = child.wait()
+    _end_group()
     return 128 - code if code < 0 else code
 
 
@@ -48,6 +54,45 @@ def _forward(stopping: threading.Event, child: "subprocess.Popen[bytes]") -> Non
         child.wait(_FORWARD_S)
     except subprocess.TimeoutExpired:
         child.send_signal(signal.SIGTERM)
+
+
+def _end_group() -> None:
+    """Kill what the command has left behind, for nobody else may be there to do it.
+
+    Only where the server has started the guard: it leads a session of its own then, whose group is that of its worker.
+    """
+    me = os.getpid()
+    if os.getsid(0) != me:
+        return
+    for _ in range(_SWEEPS):  # one that starts another meanwhile is met the next time
+        members = [pid for pid in _group(me) if pid != me]
+        if not members:
+            return
+        for pid in members:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_SWEEP_S)
+
+
+def _group(leader: int) -> list[int]:
+    """Return the processes of a group that have not ended yet."""
+    if os.path.isdir("/proc/self"):
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _is_member(name, leader)]
+    lister = subprocess.Popen(
+        ["ps", "-A", "-o", "pid=,pgid=,stat="], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    rows = (line.split() for line in lister.communicate()[0].splitlines())
+    members = [int(row[0]) for row in rows if len(row) == 3 and row[1] == str(leader) and row[2][:1] != "Z"]
+    return [pid for pid in members if pid != lister.pid]
+
+
+def _is_member(pid: str, leader: int) -> bool:
+    try:
+        # After the name, which may hold anything: state, parent, group.
+        state, _, group = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:3]
+    except (OSError, ValueError):
+        return False
+    return int(group) == leader and state not in (b"Z", b"X")
 
 
 def _expire(child: "subprocess.Popen[bytes]") -> None:

@@ -224,7 +224,7 @@ def test_every_type_has_registrations(server: Server) -> None:
 
 def test_engine(server: Server) -> None:
     text = run(server.environment, "engine", "-n", "echo").stdout
-    assert re.search(r"^echo +echo +echo +- +none$", text, re.MULTILINE)
+    assert re.search(r"^echo +echo +echo +- +none +-?\d+ +server$", text, re.MULTILINE)
     assert "--token-delay-s" in text
     answer = run_json(server.environment, "engine", "-n", "echo", "-en", "ECHO")
     assert list(answer["engines"]) == ["echo"]

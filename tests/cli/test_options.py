@@ -17,6 +17,20 @@ from modelrack.cli.talk import Answer, show_stream
 
 
 @pytest.mark.parametrize(
+    ("words", "rewritten"),
+    [
+        ("-n m --env isolated --env A B", "-n m --environment isolated --env A B"),
+        ("-n m -ev server -ev A B", "-n m --environment server -ev A B"),
+        ("--env=./venv --env=A B", "--environment=./venv --env=A B"),
+        ("--env ~ --env", "--environment ~ --env"),
+        ("--env A /b", "--env A /b"),
+    ],
+)
+def test_an_environment_is_told_from_a_variable(words: str, rewritten: str) -> None:
+    assert launch.split_env(words.split()) == rewritten.split()
+
+
+@pytest.mark.parametrize(
     ("words", "options"),
     [
         ("--n-ctx 512 --flash-attn", {"n_ctx": "512", "flash_attn": True}),

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from environments import Environment, make_environment
 from modelrack.testing.serving import Server, clean_environment, start_server
+from virtualenvs import Environment, make_environment
 
 ENGINE = """
 from modelrack.hooks import Engine, Family, PythonWorker, Source, Variant, hookimpl

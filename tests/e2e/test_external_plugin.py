@@ -8,8 +8,8 @@ import httpx
 import openai
 import pytest
 
-from environments import Environment, make_environment
 from modelrack.testing.serving import Server, clean_environment, start_server
+from virtualenvs import Environment, make_environment
 
 PYPROJECT = """
 [build-system]

@@ -378,8 +378,8 @@ def test_variables_that_change_the_code_are_refused(api: httpx.Client, name: str
     ("field", "value"),
     [
         ("worker_ip", "10.1.2.3"),
-        ("enable_virtual_env", True),
-        ("virtual_env_packages", ["x"]),
+        ("environment", "somewhere"),
+        ("virtual_env_packages", ["../x"]),
         ("peft_model_config", {"lora_list": [{"lora_name": "a", "local_path": "/nowhere"}]}),
         ("n_gpu", 99),
         ("gpu_idx", [99]),

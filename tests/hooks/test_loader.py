@@ -10,7 +10,7 @@ import pytest
 from modelrack.hooks.loader import load_plugins
 
 GOOD = """
-from modelrack.hooks import Engine, Family, Hub, ModelFiles, ModelType, PythonWorker, Route, hookimpl
+from modelrack.hooks import Engine, Environment, Family, ModelType, PythonWorker, Route, hookimpl
 
 @hookimpl
 def register_model_types():
@@ -124,6 +124,16 @@ def test_an_exact_name_wins_over_an_alias(site: Site) -> None:
             "Engine 'x': accepts must be Callable[[Candidate, Machine], str | None], not None",
             "Correct it",
         ),
+        (
+            good(engine="x").replace("aliases=aliases", "environment=Environment(by_device={'cpu': 'torch'})"),
+            "Environment: by_device must be Mapping[str, tuple[str, ...]], not {'cpu': 'torch'}",
+            "Correct it",
+        ),
+        (
+            good(engine="x").replace("aliases=aliases", "rank='high'"),
+            "Engine 'x': rank must be int | Callable[[Candidate, Machine], int], not 'high'",
+            "Correct it",
+        ),
         ("MODELRACK_API = 99", "plugin API 99", "pip install --upgrade modelrack modelrack-broken"),
     ],
 )
@@ -191,6 +201,11 @@ def test_resolve_takes_the_first_answer_and_survives_a_raising_plugin(
         files = plugins.resolve_model("thing")
     assert files is not None and files.path == "/c/thing"
     assert "plugin a: resolve_model failed" in caplog.text
+
+
+def test_the_module_of_an_engine_is_the_one_its_entry_point_names(site: Site) -> None:
+    site.add("paint", good())
+    assert load_plugins("paint").module_of("paint") == "site_paint_own"
 
 
 def test_a_row_lists_the_hooks_it_implements(site: Site) -> None:

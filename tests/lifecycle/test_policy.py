@@ -2,9 +2,17 @@
 
 import pytest
 
-from modelrack.errors import BadRequest
-from modelrack.hooks import Accelerator, Machine
-from modelrack.lifecycle.policy import StartLimits, overall_progress, place, restart_delay_s, start_verdict
+from modelrack.errors import BadRequest, InsufficientMemory
+from modelrack.hooks import Accelerator, Machine, MemoryEstimate
+from modelrack.lifecycle.policy import (
+    StartLimits,
+    check_room,
+    overall_progress,
+    place,
+    reserve,
+    restart_delay_s,
+    start_verdict,
+)
 from modelrack.lifecycle.state import MOVES, State, can_move, xinference_status
 
 
@@ -70,6 +78,47 @@ def test_a_download_is_most_of_a_launch() -> None:
     assert overall_progress(None, 0.5) == 0.5
     assert overall_progress(0.5, 0) == pytest.approx(0.4)
     assert overall_progress(1, 1) == pytest.approx(1)
+
+
+def test_an_environment_counts_like_a_download() -> None:
+    assert overall_progress(None, 0, 0.5) == pytest.approx(0.4)
+    assert overall_progress(0.0, 0, 1) == pytest.approx(4 / 9)
+    assert overall_progress(1, 1, 1) == pytest.approx(1)
+
+
+def test_what_is_still_loading_counts_as_taken() -> None:
+    two = MemoryEstimate(weights_bytes=6, cache_bytes=1, overhead_bytes=1, host_bytes=5)
+    reserved = reserve([((0, 1), two), ((1,), two), ((), two)])
+    assert reserved == {0: 4, 1: 12, None: 5 + 5 + 13}
+    assert place(machine(9, 10), "auto", None) == (1,)
+    assert place(machine(9, 10), "auto", None, reserved) == (0,)
+    assert place(machine(9, 10), "auto", [1], reserved) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("need", "host", "chosen", "warning"),
+    [
+        (15, 0, (0, 1), None),
+        (19, 0, (0, 1), "GPU 0, 1"),
+        (8, 60, (1,), "main memory"),
+        (40, 0, (), None),
+        (51, 0, (), "main memory"),
+        (5000, 5000, (), "main memory"),
+    ],
+)
+def test_too_little_room_is_told(need: int, host: int, chosen: tuple[int, ...], warning: str | None) -> None:
+    estimate = MemoryEstimate(weights_bytes=need, host_bytes=host)
+    told = check_room(machine(5, 10), chosen, estimate, {})
+    assert (told is None) if warning is None else (told is not None and warning in told)
+
+
+def test_much_too_little_room_on_accelerators_is_refused_with_the_figures() -> None:
+    estimate = MemoryEstimate(weights_bytes=9, cache_bytes=8)
+    assert check_room(machine(12), (0,), estimate, {}) is not None
+    assert check_room(machine(12), (0,), None, {0: 12}) is None
+    with pytest.raises(InsufficientMemory, match=r"0\.0 GB on GPU 0") as caught:
+        check_room(machine(12), (0,), estimate, {0: 1})
+    assert caught.value.status == 400 and caught.value.code == "insufficient_memory" and caught.value.remedy
 
 
 def test_every_state_has_moves_and_a_status() -> None:

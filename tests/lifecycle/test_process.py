@@ -3,16 +3,28 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from modelrack.lifecycle.process import OWNER_VARIABLE, Process, ask_status, birth, kill_stray, last_lines
+from modelrack.lifecycle.memory import held_memory
+from modelrack.lifecycle.process import (
+    OWNER_VARIABLE,
+    Process,
+    answers_for,
+    ask_status,
+    birth,
+    kill_stray,
+    last_lines,
+    told_facts,
+)
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPER
@@ -128,3 +140,98 @@ def test_last_lines(tmp_path: Path, start_at: int, expected: list[str]) -> None:
     log.write_bytes(b"a\nb\n\nc\n")
     assert last_lines(log, start_at, 2) == expected
     assert last_lines(tmp_path / "missing") == []
+
+
+LISTENER = """
+import os, socket, sys, time
+if sys.argv[2] == "apart":
+    os.setsid()
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "owner", "is_ours"),
+    [("child", "test:1", True), ("apart", "test:1", True), ("stranger", "test:2", False), ("stranger", "test:1", True)],
+)
+async def test_who_listens_is_told_from_a_stranger(tmp_path: Path, how: str, owner: str, is_ours: bool) -> None:
+    """By its group, as a child that has left the group, or by its tag."""
+    path = tmp_path / "s.sock"
+    argv = [sys.executable, "-c", LISTENER, str(path), how]
+    code = f"import subprocess, time; subprocess.Popen({argv}); print('up', flush=True); time.sleep(60)"
+    process, _ = start(SLEEPER if how == "stranger" else code)
+    stranger = None
+    if how == "stranger":
+        stranger = subprocess.Popen(argv, env={**os.environ, OWNER_VARIABLE: owner}, start_new_session=True)
+    try:
+        await until(lambda: path.exists() and _accepts(path))
+        assert answers_for(str(path), process, "test:1") is is_ours
+    finally:
+        kill_stray("test", [])
+        await process.stop(0)
+        if stranger is not None:
+            stranger.wait(10)
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
+
+
+async def test_where_nobody_listens_nobody_else_does(tmp_path: Path) -> None:
+    process, _ = start(SLEEPER)
+    assert answers_for(str(tmp_path / "none.sock"), process, "test:1")
+    await process.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [
+        (b'{"facts": {"context_length": 7}}', {"context_length": 7}),
+        (b'{"facts": [1]}', {}),
+        (b"[1]", {}),
+        (b"ok", {}),
+        (b"", {}),
+    ],
+)
+def test_facts_of_a_command(body: bytes, facts: dict[str, object]) -> None:
+    assert told_facts(body) == facts
+
+
+async def test_memory_counts_the_children() -> None:
+    process, child = start(PARENT)
+    await until(lambda: psutil.Process(int(child)).memory_info().rss > 1 << 20)
+    host, _ = held_memory(process)
+    alone = psutil.Process(process.pid).memory_info().rss
+    assert host >= alone + psutil.Process(int(child)).memory_info().rss // 2
+    await process.stop(0)
+    assert held_memory(process) == (0, 0)
+
+
+async def test_accelerators_count_for_the_processes_of_the_worker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that stands for NVML: what others hold does not count, nor what it cannot tell."""
+    process, child = start(PARENT)
+    users: dict[int, list[tuple[int, int | None]]] = {
+        0: [(process.pid, 5), (1, 70)],
+        1: [(int(child), 7), (process.pid, None)],
+    }
+    driver = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: len(users),
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda index: [
+            SimpleNamespace(pid=pid, usedGpuMemory=amount) for pid, amount in users[index]
+        ],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert held_memory(process)[1] == 12
+    users[2] = []
+    del users[1]
+    driver.nvmlDeviceGetComputeRunningProcesses = lambda index: (_ for _ in ()).throw(RuntimeError("lost"))
+    assert held_memory(process)[1] == 0
+    await process.stop(0)

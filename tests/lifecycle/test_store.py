@@ -1,11 +1,12 @@
 """The store keeps what was wished and what was started."""
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
-from modelrack.lifecycle.store import EVENTS_KEPT, InstanceRecord, Store, StoreFailed, WorkerRecord
+from modelrack.lifecycle.store import EVENTS_KEPT, MEASURED_KEPT, InstanceRecord, Store, StoreFailed, WorkerRecord
 
 
 def instance(uid: str, created: float = 1.0) -> InstanceRecord:
@@ -98,4 +99,27 @@ def test_on_a_full_disk_wishes_fail_and_notes_are_only_logged(tmp_path: Path, ca
     assert "full" in caplog.text
     store.mark_ready("a")
     assert [record.was_ready for record in store.instances()] == [True]
+    store.close()
+
+
+def test_the_newest_measurement_counts_from_any_thread(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    assert store.measured("a") is None
+    store.put_measured("a", 10, 0, None)
+    store.put_measured("a", 20, 5, 7)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(store.measured("a")))
+    thread.start()
+    thread.join()
+    (measured,) = found
+    assert measured is not None
+    assert (measured.host_bytes, measured.device_bytes, measured.estimated_bytes) == (20, 5, 7)
+    store.close()
+
+
+def test_old_measurements_go(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    for number in range(MEASURED_KEPT + 3):
+        store.put_measured(str(number), number, 0, None)
+    assert store.measured("0") is None and store.measured(str(MEASURED_KEPT + 2)) is not None
     store.close()

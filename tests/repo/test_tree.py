@@ -42,7 +42,7 @@ def test_constraints_are_exact_versions_only() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line)] == []
-    assert not any(line.lower().startswith(("torch==", "vllm==", "transformers==")) for line in pins)
+    assert not any(line.lower().startswith(("vllm", "nvidia-cu")) for line in pins)
 
 
 def test_the_licence_is_apache_2() -> None:

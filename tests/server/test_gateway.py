@@ -54,6 +54,36 @@ async def test_worker_refusals_pass_through(rig: Rig, worker: WorkerProcess) -> 
     assert (status, body["detail"]) == (400, "no")
 
 
+async def test_errors_of_command_workers_get_our_body(rig: Rig) -> None:
+    """Good answers pass as they are; a connection whose error was read whole is used again."""
+    worker = rig.add("f", is_foreign=True)
+    before = worker.state()["connections"]
+    for _ in range(3):
+        status, headers, body = await post(rig, {"model": "f", "do": "fail", "text": "the engine is dead"})
+        assert (status, headers["content-type"]) == (500, "application/json")
+        assert body["error"] == {
+            "message": "the engine is dead",
+            "type": "server_error",
+            "param": None,
+            "code": "engine_error",
+        }
+        assert body["detail"] == "the engine is dead"
+    status, _, body = await post(rig, {"model": "f", "do": "refuse"})
+    assert (status, body["error"]["code"], body["detail"]) == (400, "invalid_request", "no")
+    assert (await post(rig, {"model": "f", "do": "echo"}))[0] == 200
+    assert worker.state()["connections"] == before + 2  # one for all of these, one for each question about the state
+    rig.log.flush()
+    assert any("error=engine_error" in line and "status=500" in line for line in rig.lines())
+
+
+async def test_errors_of_command_workers_that_never_end(rig: Rig) -> None:
+    rig.add("f", is_foreign=True)
+    status, _, body = await post(rig, {"model": "f", "do": "fail", "text": "x" * 65536, "times": 200})
+    assert status == 500 and len(body["error"]["message"]) == 2000
+    status, _, body = await post(rig, {"model": "f", "do": "fail", "text": "half", "cut": True})
+    assert (status, body["error"]["code"]) == (502, "worker_lost")
+
+
 async def test_unknown_model_is_named(shared_rig: Rig) -> None:
     assert "'no-such'" in assert_error(await post(shared_rig, {"model": "no-such"}), 404, "model_not_found", "model")
 

@@ -62,6 +62,17 @@ class Worker:
     async def refuse(self, asked: dict[str, Any], body: bytes) -> None:
         self.writer.write(whole(b'{"error":{"message":"no"},"detail":"no"}', status="400 Bad Request"))
 
+    async def fail(self, asked: dict[str, Any], body: bytes) -> None:
+        """Answer with the text given and a status of 500, in chunks; `cut` goes away in the middle."""
+        self.writer.write(b"HTTP/1.1 500 Oh\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(asked.get("times", 1)):
+            self.writer.write(chunk(asked["text"].encode()))
+            await self.writer.drain()
+        if asked.get("cut"):
+            self.running = False
+        else:
+            self.writer.write(b"0\r\n\r\n")
+
     async def hang(self, asked: dict[str, Any], body: bytes) -> None:
         await asyncio.Event().wait()
 

@@ -233,3 +233,20 @@ class TestGuard:
         keep_touching(lease, 0.8, worker.process)
         assert worker.wait_end() == 128 + signal.SIGTERM
         assert not is_running(pid)
+
+    @pytest.mark.parametrize("how", ["exit", "lease"])
+    def test_what_the_command_has_started_ends_with_it(self, start_worker: StartWorker, folder: Path, how: str) -> None:
+        """Nobody else may be there to do it: vLLM's engine, say, is a process of its own below the one that answers."""
+        lease = folder / "lease"
+        lease.touch()
+        deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+        script = (
+            "import subprocess, sys, time\n"
+            f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}], stdout=subprocess.PIPE)\n"
+            "child.stdout.readline(); print(child.pid, flush=True)\n"
+            f"time.sleep({0 if how == 'exit' else 60}); sys.exit(3)\n"
+        )
+        worker = self.start(start_worker, script, lease=str(lease), lease_s=0.5)
+        pid = int(wait_for(lambda: worker.log.read_text().strip(), "the command"))
+        assert worker.wait_end() == (3 if how == "exit" else 128 + signal.SIGTERM)
+        wait_for(lambda: not is_running(pid), "the end of what it had started")

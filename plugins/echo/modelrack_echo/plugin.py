@@ -1,7 +1,5 @@
 """What the plugin registers: the model `echo` and two engines that run it."""
 
-import sys
-
 import orjson
 
 from modelrack.hooks import (
@@ -9,6 +7,7 @@ from modelrack.hooks import (
     Command,
     CommandWorker,
     Engine,
+    Environment,
     Family,
     LoadPlan,
     Machine,
@@ -40,7 +39,7 @@ def build_command(plan: LoadPlan, socket: str) -> Command:
     options = orjson.dumps(dict(plan.options)).decode()
     return Command(
         argv=(
-            *(sys.executable, "-P", "-m", "modelrack_echo.server"),
+            *(plan.python, "-P", "-m", "modelrack_echo.server"),
             *("--socket", socket, "--model", plan.model_uid, "--options", options),
         ),
         env={"PYTHONUNBUFFERED": "1"},
@@ -73,6 +72,7 @@ def register_engines() -> list[Engine]:
             worker=PythonWorker(loader="modelrack_echo.worker:EchoLoader"),
             accepts=accepts,
             options=EchoOptions,
+            environment=Environment(),
             rank=1,
             estimate=estimate,
             # There is one answer to each prompt: sampling has nothing to choose, and every seed gives it.
@@ -84,6 +84,7 @@ def register_engines() -> list[Engine]:
             worker=CommandWorker(build=build_command, routes=("/v1/chat/completions",)),
             accepts=accepts,
             options=EchoCommandOptions,
+            environment=Environment(),
             estimate=estimate,
         ),
     ]
