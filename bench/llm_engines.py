@@ -208,6 +208,7 @@ def measure_long_prompts(bench: Bench) -> Iterator[dict[str, Any]]:
                 # Tokens that came together were not waited for.
                 gaps = sorted(gap for gap in gaps if gap > 0)
                 figures.append((statistics.median(gaps), gaps[int(len(gaps) * 0.99)], prompts))
+        waits = [wait * 1000 for _, _, prompts in figures for wait in prompts.first_byte_s]
         yield {
             "model": name,
             "streams": STREAMS,
@@ -215,6 +216,7 @@ def measure_long_prompts(bench: Bench) -> Iterator[dict[str, Any]]:
             "gap_p99_ms": middle([p99 * 1000 for _, p99, _ in figures], 2),
             "prompts": bench.rounds * ARRIVALS,
             "prompts_answered_meanwhile": sum(prompts.requests for _, _, prompts in figures),
+            "first_token_ms": middle(waits, 1) if waits else None,
             "ratio": middle([p99 / p50 for p50, p99, _ in figures]),
             "target": 3.0,
         }
@@ -243,16 +245,23 @@ def measure_prefix(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def measure_loop(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Take the time of the decode loop's steps apart, with eight sequences; no HTTP, the model is loaded in here."""
+    """Take the time of the decode loop's steps apart; no HTTP, the model is loaded in here. Compares builds, too."""
     plan = make_plan(
         bench.model("100M"), find_engine(bench.engine), n_ctx=CONTEXT, n_parallel=SLOTS, n_threads=bench.threads
     )
-    prompts = [[bench.tokens(SHORT) for _ in range(SLOTS)] for _ in range(bench.rounds + 1)]
-    shares: list[Share] = run_loop(plan, prompts, max_tokens=128)[1:]
+
+    def run_rounds(sequences: int, length: int, max_tokens: int) -> list[Share]:
+        prompts = [[bench.tokens(length) for _ in range(sequences)] for _ in range(bench.rounds + 1)]
+        # The first round warms up.
+        return run_loop(plan, prompts, max_tokens=max_tokens)[1:]
+
+    shares, single, reading = run_rounds(SLOTS, SHORT, 128), run_rounds(1, SHORT, 128), run_rounds(1, LONG, 1)
     yield {
         "model": "100M",
         "sequences": SLOTS,
         "step_ms": middle([share.step_ms for share in shares]),
+        "step_of_one_ms": middle([share.step_ms for share in single]),
+        "prompt_ms_per_token": middle([share.busy_s * 1000 / LONG for share in reading]),
         "decode_share": middle([share.decode for share in shares], 4),
         "choose_share": middle([share.choose for share in shares], 4),
         "rest_share": middle([share.rest for share in shares], 4),

@@ -20,12 +20,14 @@ class Share:
         decode: share spent inside of `llama_decode`.
         choose: share spent choosing tokens, llama.cpp's samplers and the Python around them.
         rest: share of everything else: filling the batch, book-keeping, handing over what came.
+        busy_s: what all of them took.
     """
 
     step_ms: float
     decode: float
     choose: float
     rest: float
+    busy_s: float
 
 
 class _Counter:
@@ -73,7 +75,8 @@ def run_loop(plan: LoadPlan, rounds: Sequence[Sequence[Sequence[int]]], *, max_t
             await generate(prompts)
             after = (counters.steps, counters.busy_s, counters.decode_s, counters.sample_s)
             steps, busy, decode, choose = (b - a for a, b in zip(before, after, strict=True))
-            shares.append(Share(busy / steps * 1000, decode / busy, choose / busy, (busy - decode - choose) / busy))
+            rest = (busy - decode - choose) / busy
+            shares.append(Share(busy / steps * 1000, decode / busy, choose / busy, rest, busy))
         return shares
 
     try:

@@ -48,11 +48,16 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     hub: str = Field("huggingface", description="Hub that downloads come from where the request names none.")
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts (`name` or `name:port`, comma-separated) that URLs in requests may name although their "
+        "addresses are not public.",
+    )
     trust_remote_code: bool = Field(
         False, description="Whether launches may ask engines to run the Python code that comes with a model."
     )
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "fetch_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -76,6 +76,7 @@ def declare(engine: Engine, device: str, extra: Sequence[str] = ()) -> Declarati
     if device not in DEVICES:
         raise BadRequest(f"There is no kind of device '{device}'; there is: {', '.join(DEVICES)}.", param="device")
     own = (*declared.requirements, *declared.by_device.get(device, ()))
+    absent = (*declared.absent, *declared.absent_by_device.get(device, ()))
     try:
         wanted = [Requirement(text) for text in (*WORKER_REQUIREMENTS, *own)]
         SpecifierSet(declared.python)
@@ -93,7 +94,7 @@ def declare(engine: Engine, device: str, extra: Sequence[str] = ()) -> Declarati
         engine=engine.name,
         device=device,
         requirements=tuple(sorted({str(requirement) for requirement in wanted}, key=str.lower)),
-        absent=tuple(sorted({canonicalize_name(name) for name in declared.absent})),
+        absent=tuple(sorted({canonicalize_name(name) for name in absent})),
         python=declared.python,
     )
 

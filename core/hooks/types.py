@@ -213,13 +213,14 @@ class Environment:
         requirements: PEP 508 requirements of all that the worker imports beside the above.
         by_device: further ones by the kind of device that it is made for: `cpu`, `cuda`, `rocm`, `mps` or `xpu`.
         python: PEP 440 specifier of the interpreters that will do.
-        absent: distributions that must not be there, whoever requires them.
+        absent: distributions that must not be there, whoever requires them; `absent_by_device`: on a kind of device.
     """
 
     requirements: tuple[str, ...] = ()
     by_device: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     python: str = ">=3.11"
     absent: tuple[str, ...] = ()
+    absent_by_device: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +235,7 @@ class LoadPlan:
         output_formats: all that plugins have registered, for LLMs.
         feature_engines: names of the engines that can do what this one does not claim, by feature, for errors.
         python: path of the interpreter that runs the worker, for commands.
+        fetch_hosts: hosts that URLs in requests may name although their addresses are not public.
     """
 
     model_uid: str
@@ -248,6 +250,7 @@ class LoadPlan:
     output_formats: tuple[OutputFormat, ...] = ()
     feature_engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     python: str = sys.executable
+    fetch_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

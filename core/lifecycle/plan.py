@@ -41,6 +41,7 @@ def make_plan(
     files: ModelFiles,
     accelerators: Sequence[int],
     python: str = sys.executable,
+    fetch_hosts: tuple[str, ...] = (),
 ) -> LoadPlan:
     """Return what a worker is told."""
     model_type = plugins.model_types[resolved.family.model_type]
@@ -59,6 +60,7 @@ def make_plan(
         output_formats=tuple(plugins.output_formats.values()) if chats else (),
         feature_engines=plugins.feature_engines(model_type.name, resolved.engine.name),
         python=python,
+        fetch_hosts=fetch_hosts,
     )
 
 

@@ -14,6 +14,7 @@ from .contract import Constraint
 from .formats.base import Content, OutputParser, ParserContext, Piece
 from .formats.choice import make_parser
 from .formats.reasoning import is_opened
+from .images import inline_images
 from .prompts import ChatPrompt, ChatPrompts
 from .requests import stop_strings
 from .served import ServedModel
@@ -41,6 +42,9 @@ class ChatHandler:
     async def __call__(self, request: ChatRequest, call: Call) -> AsyncIterator[bytes] | bytes:
         """Answer a conversation."""
         served, prompts = self._served, self._prompts
+        if served.model.traits.media_mark:
+            messages = await inline_images(request.messages, served.plan.fetch_hosts)
+            request = request.model_copy(update={"messages": messages})
         constraint = find_constraint(request, served.model.traits, served.refuse)
         forced, tools, messages = self._tools(request, constraint)
         if forced is not None:

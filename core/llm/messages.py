@@ -117,9 +117,7 @@ def _with_marks(message: Mapping[str, Any], index: int, mark: str, images: list[
 def _read_image(url: str, where: str) -> bytes:
     head, comma, data = url.partition(",")
     if not head.startswith("data:"):
-        raise UnsupportedParameter(
-            f"'{where}': only data: URLs can be read here; send the file itself in base64.", param=where
-        )
+        raise UnsupportedParameter(f"'{where}': only http, https and data: URLs can be read.", param=where)
     if not comma or not head.endswith(";base64"):
         raise BadRequest(f"'{where}' is no data: URL in base64 (data:image/png;base64,…).", param=where)
     try:

@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from modelrack.environments import WORKER_REQUIREMENTS, EnvironmentFailed, Environments, Progress
+from modelrack.environments.declaration import declare
 from modelrack.errors import BadRequest, Conflict, NotFound
 from modelrack.hooks import Engine, PythonWorker
 
@@ -158,6 +159,14 @@ async def test_what_must_be_absent_is_not_there(environments: Environments) -> N
     built = await environments.ensure(make_engine("pear", absent=("Core_Of.Apple",)))
     assert "core-of-apple" not in {package.name for package in built.packages}
     assert run(built.python, "import importlib.util as u; print(u.find_spec('core_of_apple'))") == "None"
+
+
+def test_what_must_be_absent_may_depend_on_the_device() -> None:
+    engine = make_engine("pear", absent=("apple",))
+    assert engine.environment is not None
+    environment = dataclasses.replace(engine.environment, absent_by_device={"cpu": ("Core_Of.Apple",)})
+    engine = dataclasses.replace(engine, environment=environment)
+    assert declare(engine, "cpu").absent == ("apple", "core-of-apple") and declare(engine, "cuda").absent == ("apple",)
 
 
 async def test_environments_share_their_files_on_the_disk(environments: Environments) -> None:

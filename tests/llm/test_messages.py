@@ -111,8 +111,8 @@ async def test_images_stand_where_they_were() -> None:
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ({"type": "image_url", "image_url": {"url": "http://localhost/x.png"}}, "only data: URLs"),
-        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "only data: URLs"),
+        ({"type": "image_url", "image_url": {"url": "http://localhost/x.png"}}, "not public"),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "http, https and data: URLs"),
         ({"type": "image_url", "image_url": {"url": "data:image/png,abc"}}, "base64"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}, "not base64"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}, "empty"),

@@ -24,6 +24,7 @@ class ModelFacts:
         template: what the chat template can do (`supports_tools`, …), as llama.cpp found out by trying.
         may_think: the chat template knows reasoning.
         has_developer_role: the chat template knows the role `developer`.
+        fetch_hosts: as `LoadPlan.fetch_hosts`.
     """
 
     n_ctx: int
@@ -39,3 +40,4 @@ class ModelFacts:
     template: Mapping[str, bool] = field(default_factory=dict)
     may_think: bool = False
     has_developer_role: bool = False
+    fetch_hosts: tuple[str, ...] = ()

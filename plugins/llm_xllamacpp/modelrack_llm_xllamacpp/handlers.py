@@ -11,6 +11,7 @@ from modelrack.api.completions import CompletionRequest
 from modelrack.api.tokenize import ConvertIdsRequest, DetokenizeRequest, TokenizeRequest
 from modelrack.catalog.gguf import read_metadata
 from modelrack.errors import BadRequest, UnsupportedParameter
+from modelrack.llm.images import inline_images, names_addresses
 from modelrack.llm.text import StopStrings
 from modelrack.worker import Call
 
@@ -110,6 +111,8 @@ class Chat(_Answering):
 
     def __call__(self, request: ChatRequest, call: Call) -> Awaitable[Any]:
         """Answer a conversation. What is returned may also be an iterator of events, which need not be awaited."""
+        if self._facts.takes_media and names_addresses(request.messages):
+            return self._fetch_first(request, call)
         body = chat_body(request, self._facts)
         limits = constraint(request, self._facts)
         forced = apply_tools(request, body, self._facts, is_constrained=limits is not None)
@@ -134,6 +137,11 @@ class Chat(_Answering):
                 want.from_text = True
                 return cast(Awaitable[Any], self._answer(request, call, self._text, _as_text(body, prompt, want), want))
         return cast(Awaitable[Any], self._answer(request, call, self._chat, body, want))
+
+    async def _fetch_first(self, request: ChatRequest, call: Call) -> Any:
+        messages = await inline_images(request.messages, self._facts.fetch_hosts)
+        answer = self(request.model_copy(update={"messages": messages}), call)
+        return await answer if isinstance(answer, Awaitable) else answer
 
     def _answer(
         self, request: ChatRequest, call: Call, method: Method, body: dict[str, Any], want: Want

@@ -164,7 +164,10 @@ def _prepare(message: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
 
 
 def _check_media(messages: list[dict[str, Any]]) -> None:
-    """Refuse media by address: llama.cpp would fetch them itself, from wherever the client says."""
+    """Refuse media by address: llama.cpp would fetch them itself, from wherever the client says.
+
+    Images have been fetched by now.
+    """
     for index, message in enumerate(messages):
         content = message.get("content")
         if not isinstance(content, list):
@@ -175,7 +178,8 @@ def _check_media(messages: list[dict[str, Any]]) -> None:
             if url is not None and not url.startswith("data:"):
                 where = f"messages.{index}.content.{number}"
                 raise UnsupportedParameter(
-                    f"'{where}': only data: URLs can be read here; send the file itself in base64.", param=where
+                    f"'{where}': images by http, https and data: URLs can be read, other media by data: URLs.",
+                    param=where,
                 )
 
 

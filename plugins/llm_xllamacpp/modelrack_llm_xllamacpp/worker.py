@@ -178,6 +178,7 @@ def _find_facts(
         template=properties.get("chat_template_caps") or {},
         may_think="think" in template or "reasoning" in template,
         has_developer_role="developer" in template,
+        fetch_hosts=plan.fetch_hosts,
     )
 
 
