@@ -140,7 +140,7 @@ class Chat(_Answering):
 
     async def _fetch_first(self, request: ChatRequest, call: Call) -> Any:
         messages = await inline_images(request.messages, self._facts.fetch_hosts)
-        answer = self(request.model_copy(update={"messages": messages}), call)
+        answer: Any = self(request.model_copy(update={"messages": messages}), call)
         return await answer if isinstance(answer, Awaitable) else answer
 
     def _answer(
