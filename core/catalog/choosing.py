@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..api.launch import LaunchRequest
-from ..errors import BadRequest
+from ..errors import BadRequest, ModelrackError
 from ..hooks.types import Engine, LoadPlan, Machine, ModelFiles
 from ..lifecycle.policy import place
 from .engines import Verdict, check_options
@@ -32,8 +32,9 @@ class Option:
         form: what it would load.
         place: of the form among those of the model.
         options: of the engine, validated, with defaults.
-        problem: why it cannot be launched as the request asks: options that the engine does not take, broken files.
-        is_guess: options are given that the engine does not declare, though it may take them.
+        problem: why it cannot be launched as the request asks: options that the engine does not take, broken files,
+            files that cannot be had.
+        is_out: whatever its options, it cannot be launched: it takes no adapters, or no hub has its files.
         fit: whether it fits into the memory at hand.
     """
 
@@ -41,8 +42,8 @@ class Option:
     form: Form
     place: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    problem: BadRequest | None = None
-    is_guess: bool = False
+    problem: ModelrackError | None = None
+    is_out: bool = False
     fit: Fit = field(default_factory=Fit)
 
     @property
@@ -59,10 +60,10 @@ class Option:
 def rank_options(options: Sequence[Option]) -> list[Option]:
     """Order what could be launched, the best first; pure.
 
-    What can be launched at all as the request asks, for sure before maybe; then what is on this machine; then what
-    fits into memory; then the engine that ranks highest, one whose environment is there before one whose has to be
-    built; then the largest size, and of it the quantization that ranks highest. Quantizations of fewer than four bits
-    come last: a smaller size that is not so coarse goes before. Of what does not fit, the smallest comes first.
+    What can be launched at all; then what is on this machine; then what fits into memory; then the engine that ranks
+    highest, one whose environment is there before one whose has to be built; then the largest size, and of it the
+    quantization that ranks highest. Quantizations of fewer than four bits come last: a smaller size that is not so
+    coarse goes before. Of what does not fit, the smallest comes first.
     """
     return sorted(options, key=lambda option: tuple(value for _, value in _criteria(option)))
 
@@ -78,7 +79,6 @@ def why_later(first: Option, other: Option) -> str:
 
 _REASONS = {
     "problem": "{problem}",
-    "guess": "{engine} does not declare the options that are given",
     "away": "its files are not on this machine",
     "unfit": "{engine} would not fit with {quantization}: it {fit}",
     "rank": "{engine} ranks lower for it ({rank}) than {first_engine} ({first_rank})",
@@ -114,8 +114,7 @@ def _criteria(option: Option) -> list[tuple[str, Any]]:
     size = form.variant.size_b
     memory = option.fit.reckoned.memory
     return [
-        ("problem", (form.problem is not None) + (option.problem is not None)),
-        ("guess", option.is_guess),
+        ("problem", (form.problem is not None) + option.is_out),
         ("away", form.found is None),
         ("unfit", unfit),
         ("rank", -option.rank),
@@ -153,8 +152,6 @@ def list_options(
         if not verdict.accepted:
             continue
         checked, wrong = _checked_options(verdict.engine, request)
-        fields = verdict.engine.options.model_fields
-        is_guess = any(name not in fields and name.replace("-", "_") not in fields for name in request.engine_options)
         for number in verdict.accepted:
             form = forms[number]
             plan = load_plan(subject, form, request, checked, accelerators)
@@ -167,7 +164,7 @@ def list_options(
                     place=number,
                     options=checked,
                     problem=form.problem or wrong,
-                    is_guess=is_guess,
+                    is_out=bool(adapters_of(request)) and not verdict.engine.takes_lora,
                     fit=fit_into(reckoned, machine, shared, request.replica),
                 )
             )

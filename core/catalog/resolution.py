@@ -100,12 +100,17 @@ def survey(
     options = list_options(subject, forms, verdicts, request, machine, recall)
     if not options:
         raise _no_engine(subject, forms, verdicts, named)
+    chosen_hub = check_hub(plugins, request.download_hub) if request.download_hub else None
+    for place, option in enumerate(options):
+        problem = _download_problem(plugins, subject, option.form, chosen_hub)
+        if problem is not None and option.form.problem is None:
+            options[place] = replace(option, problem=problem, is_out=True)
     return Choices(
         subject=subject,
         model_type=model_type,
         options=tuple(rank_options(options)),
         verdicts=tuple(verdicts),
-        chosen_hub=check_hub(plugins, request.download_hub) if request.download_hub else None,
+        chosen_hub=chosen_hub,
     )
 
 
@@ -136,10 +141,10 @@ def resolve(
     Blocks for some milliseconds.
     """
     choices = survey(request, catalog, plugins, machine, hub, cache_dir, is_built, recall)
-    return settle(choices, plugins)
+    return settle(choices)
 
 
-def settle(choices: Choices, plugins: Plugins) -> Resolved:
+def settle(choices: Choices) -> Resolved:
     """Return the first of what could be launched, once it is sure that it can be had.
 
     Raises: BadRequest: its options are wrong, its files broken, or no hub has them; EngineUnavailable: the hub's
@@ -149,8 +154,6 @@ def settle(choices: Choices, plugins: Plugins) -> Resolved:
     form = option.form
     if option.problem is not None:
         raise option.problem
-    if form.found is None:
-        _check_download(plugins, subject, form, choices.chosen_hub)
     resolved = Resolved(
         family=subject.family,
         variant=form.variant,
@@ -284,25 +287,27 @@ def _label(form: Form) -> str:
     return f"{form.variant.format}{size}"
 
 
-def _check_download(plugins: Plugins, subject: Subject, form: Form, chosen_hub: str | None) -> None:
-    """Refuse what cannot be fetched.
-
-    Raises: BadRequest: no hub has it; EngineUnavailable: the hub's package is not installed.
-    """
+def _download_problem(
+    plugins: Plugins, subject: Subject, form: Form, chosen_hub: str | None
+) -> BadRequest | EngineUnavailable | None:
+    """Return why a form cannot be fetched: no hub has it, or the hub's package is not installed."""
+    if form.found is not None:
+        return None
     source = form.source
     hub = plugins.hubs.get(source.hub) if source else None
     if source is None or hub is None:
         hubs = list(dict.fromkeys(source.hub for source in form.variant.sources)) or ["no hub"]
         where = f"hub '{chosen_hub}' does not have" if chosen_hub else "no installed hub has"
-        raise BadRequest(
+        return BadRequest(
             f"The files of '{subject.family.name}' ({_label(form)}, {form.quantization}) are not on this machine, and "
             f"{where} them; they are at: {listing(hubs)}.",
             param="download_hub",
         )
     missing = missing_modules(hub)
     if missing:
-        raise EngineUnavailable(
+        return EngineUnavailable(
             f"Hub '{hub.name}' is not installed here: {listing(missing)} cannot be found.",
             param="download_hub",
             remedy=hub.remedy or None,
         )
+    return None

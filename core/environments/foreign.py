@@ -1,5 +1,7 @@
 """Look at an environment that somebody else has made."""
 
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from .interpreter import InterpreterFailed, ask_interpreter
 
 __all__ = ["check_interpreter"]
 
+_NAME = re.compile(r"(python|pypy)[\d.]*(\.exe)?")
+"""Nothing else is started, whatever a request names."""
 _SCRIPT = """
 import json, sys
 from importlib.util import find_spec
@@ -32,8 +36,8 @@ async def check_interpreter(path: Path, modules: Iterable[str]) -> str:
 
     Raises: BadRequest: there is none, it does not run, is too old, or a module is missing.
     """
-    python = path / "bin" / "python" if path.is_dir() else path
-    if not python.is_file():
+    python = path / "bin" / "python" if os.path.isdir(path) else path  # of what cannot be looked at, both say no
+    if not os.path.isfile(python) or not _NAME.fullmatch(python.name):
         raise _refuse(f"There is no interpreter at {python}.", "Name the folder of an environment, or its interpreter.")
     needed = [requirement.name for requirement in map(Requirement, WORKER_REQUIREMENTS) if _is_meant(requirement)]
     names = dict.fromkeys([*needed, *modules])

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import csv
 import hashlib
 import os
@@ -45,8 +46,13 @@ def installed(folder: Path) -> tuple[Package, ...]:
 
 
 def measure(folder: Path) -> int:
-    """Return the size of all files below a folder, in bytes."""
-    return sum(os.lstat(os.path.join(root, name)).st_size for root, _, names in os.walk(folder) for name in names)
+    """Return the size of all files below a folder, in bytes; some may come and go meanwhile."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
 
 
 async def find_faults(built: Built, *, full: bool = False) -> list[str]:

@@ -1,7 +1,10 @@
 """Ask the interpreter of an environment about itself."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,15 @@ async def ask_interpreter(python: Path, script: str, *arguments: str) -> Any:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
     except OSError as error:
         raise InterpreterFailed(f"it cannot be started: {error.strerror}") from error
     try:
         output, errors = await asyncio.wait_for(process.communicate(), _RUN_S)
     except BaseException as error:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if isinstance(error, TimeoutError):
             raise InterpreterFailed(f"it did not answer within {_RUN_S:g} s") from error

@@ -1,5 +1,7 @@
 """What a launch asks for that cannot be, beside what the request's own types refuse."""
 
+import os
+
 from ..api.launch import LaunchRequest
 from ..catalog.names import expand_home
 from ..catalog.resolution import Resolved
@@ -35,7 +37,7 @@ def check_adapters(request: LaunchRequest, resolved: Resolved) -> None:
             f"Engine '{resolved.engine.name}' takes no LoRA adapters.", param="peft_model_config.lora_list"
         )
     for number, adapter in enumerate(config.lora_list):
-        if not expand_home(adapter.local_path).exists():
+        if not os.path.exists(expand_home(adapter.local_path)):  # also of what cannot be looked at
             reason = f"The adapter '{adapter.lora_name}' is not at {adapter.local_path}."
             raise BadRequest(reason, param=f"peft_model_config.lora_list.{number}.local_path")
     for name in ("image_lora_load_kwargs", "image_lora_fuse_kwargs"):

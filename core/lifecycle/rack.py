@@ -376,7 +376,7 @@ class Rack:
         """
         check_request(request)
         machine, choices = await asyncio.to_thread(self.survey, request)
-        resolved = await asyncio.to_thread(settle, choices, self.plugins)
+        resolved = await asyncio.to_thread(settle, choices)
         if resolved.where == "path" and request.environment is not None:
             await inspect_path(request.environment, resolved.engine)
         check_adapters(request, resolved)
@@ -416,7 +416,7 @@ class Rack:
         return tell
 
     async def _resolve(self, request: LaunchRequest) -> Resolved:
-        return await asyncio.to_thread(lambda: settle(self.survey(request)[1], self.plugins))
+        return await asyncio.to_thread(lambda: settle(self.survey(request)[1]))
 
     def _check_room(self, request: LaunchRequest, resolved: Resolved) -> None:
         """Refuse what cannot fit on the accelerators it would have, before anything is downloaded or made for it.

@@ -75,7 +75,7 @@ class Bench:
 
     def order(self, **parameters: Any) -> list[tuple[str, float | None, str]]:
         choices = self.survey(**parameters)
-        chosen = settle(choices, self.plugins)
+        chosen = settle(choices)
         first = choices.options[0]
         assert (chosen.engine, chosen.variant, chosen.quantization) == (
             first.engine,
@@ -183,7 +183,7 @@ def test_free_memory_is_that_of_the_devices_used(bench: Bench) -> None:
 
 
 def test_options_count(bench: Bench) -> None:
-    """A longer context takes more, and what engines cannot honour is no choice."""
+    """A longer context takes more."""
 
     def estimate(plan: LoadPlan, here: Machine) -> MemoryEstimate:
         return MemoryEstimate(weights_bytes=GIB, cache_bytes=plan.options["n_ctx"] << 20)
@@ -193,23 +193,32 @@ def test_options_count(bench: Bench) -> None:
     assert bench.survey(model_engine="llama.cpp", n_ctx=32768).options[0].fit.fits is False
     bench.machine = machine(64)
     assert bench.order()[0][0] == "Transformers"
-    assert bench.order(n_ctx=8192)[0][0] == "llama.cpp"
-    assert "Engine 'Transformers' has no option 'n_ctx'" in bench.why(1, n_ctx=8192)
     with pytest.raises(BadRequest, match="Engine 'Transformers' has no option 'nctx'"):
         bench.order(nctx=8192)
 
 
-def test_an_engine_that_declares_the_options_goes_first(bench: Bench) -> None:
-    """An engine may take options that it does not declare, and know only later that there is no such option."""
+def test_what_no_hub_here_has_comes_last(bench: Bench) -> None:
+    elsewhere = replace(gguf(7, "Q4_K_M"), sources=(Source(hub="modelscope", repo="a/b", quantizations=("Q4_K_M",)),))
+    bench.has(elsewhere, gguf(1, "Q4_K_M"))
+    bench.machine = machine(64)
+    assert bench.order()[0] == ("llama.cpp", 1, "Q4_K_M")
+    assert "Hub 'modelscope' is not installed" in bench.why(1)
+    with pytest.raises(EngineUnavailable, match="Hub 'modelscope' is not installed"):
+        bench.order(model_size_in_billions=7)
+
+
+def test_options_choose_no_engine(bench: Bench) -> None:
+    """A mistyped option must not make the server build an environment for another engine, which may take anything."""
 
     class Open(Options):
         model_config = ConfigDict(extra="allow")
 
-    bench.has(pytorch(1), gguf(1, "Q4_K_M"), engines=(LLAMA, replace(TORCH, options=Open, rank=99)))
-    assert bench.order()[0][0] == "Transformers"
-    assert bench.order(**{"n-ctx": 8192})[0][0] == "llama.cpp"
-    assert bench.why(1, n_ctx=8192) == "Transformers does not declare the options that are given"
-    assert bench.order(odd=1)[0][0] == "Transformers"
+    bench.has(pytorch(1), gguf(1, "Q4_K_M"), engines=(replace(LLAMA, rank=99), replace(TORCH, options=Open)))
+    assert bench.order()[0][0] == "llama.cpp"
+    with pytest.raises(BadRequest, match=r"Engine 'llama.cpp' has no option 'nctx'"):
+        bench.order(nctx=1)
+    with pytest.raises(BadRequest, match="n_ctx"):
+        bench.order(n_ctx="many")
 
 
 def test_adapters_need_an_engine_that_takes_them(bench: Bench) -> None:
@@ -234,7 +243,7 @@ def test_an_engine_with_an_environment_of_its_own_is_no_absent_one(bench: Bench)
     bench.machine = machine(64)
     choices = bench.survey()
     assert (choices.options[0].verdict.where, choices.options[0].verdict.is_built) == ("isolated", False)
-    assert settle(choices, bench.plugins).where == "isolated"
+    assert settle(choices).where == "isolated"
     bench.built.add("vLLM")
     assert bench.survey().options[0].verdict.is_built is True
     with pytest.raises(NoEngine, match="no_such_engine_library cannot be found"):

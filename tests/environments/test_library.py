@@ -85,21 +85,23 @@ async def test_environments_of_others_are_looked_at(
     with pytest.raises(BadRequest, match="lacks httptools, jinja2, orjson") as caught:
         await check_interpreter(bare, ())
     assert '"pydantic>=2.10"' in str(caught.value.remedy)
-    (tmp_path / "text").write_text("")
-    (tmp_path / "silent").symlink_to("/bin/true")
-    for name, text in (("old", "echo '[[3, 10], []]'"), ("slow", "exec sleep 60")):
+    (tmp_path / "python3").write_text("")
+    (tmp_path / "python3.0").symlink_to("/bin/true")
+    for name, text in (("python3.10", "echo '[[3, 10], []]'"), ("python3.99", "sleep 60; true"), ("program", "true")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     with pytest.raises(BadRequest, match=r"is Python 3\.10; workers need 3\.11"):
-        await check_interpreter(tmp_path / "old", ())
+        await check_interpreter(tmp_path / "python3.10", ())
     for path, message in (
         (tmp_path, "There is no interpreter at"),
         (tmp_path / "nothing", "There is no interpreter at"),
-        (tmp_path / "text", "cannot be used: it cannot be started: Permission denied"),
-        (tmp_path / "silent", "cannot be used: it does not run: exit code 0"),
+        (tmp_path / ("x" * 5000), "There is no interpreter at"),
+        (tmp_path / "program", "There is no interpreter at"),
+        (tmp_path / "python3", "cannot be used: it cannot be started: Permission denied"),
+        (tmp_path / "python3.0", "cannot be used: it does not run: exit code 0"),
     ):
         with pytest.raises(BadRequest, match=message):
             await check_interpreter(path, ())
     monkeypatch.setattr("modelrack.environments.interpreter._RUN_S", 0.2)
     with pytest.raises(BadRequest, match=r"did not answer within 0\.2 s"):
-        await check_interpreter(tmp_path / "slow", ())
+        await check_interpreter(tmp_path / "python3.99", ())
