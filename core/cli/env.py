@@ -81,6 +81,7 @@ def list_environments(as_json: bool) -> None:
                 ]
                 for built in found
             ),
+            kept=(0,),
         )
     else:
         click.echo("There is no environment. Make one with: modelrack env create ENGINE", err=True)
@@ -166,25 +167,37 @@ Examples:
   modelrack env check vllm --full
 """,
 )
-@click.argument("name", required=False)
+@click.argument("given", metavar="[NAME]", required=False)
 @click.option("--full", is_flag=True, help="Compare every file with its hash too; takes some seconds for a gigabyte.")
 @json_option
-def check(name: str | None, full: bool, as_json: bool) -> int:
+def check(given: str | None, full: bool, as_json: bool) -> int:
     """Tell what is wrong with an environment, or with all of them; the exit code is 1 if anything is."""
     environments = _open()
     all_names = [*(built.name for built in environments.list()), *environments.incomplete()]
-    names = all_names if name is None else [_pick(environments, name)]
-    faults = {name: list(_run(environments.check(name, full=full))) for name in names}
+    names = all_names if given is None else [_pick(environments, given)]
+    faults = {name: _check(environments, name, full, is_one_of_all=given is None) for name in names}
     if as_json:
         print_json([{"name": name, "faults": found} for name, found in faults.items()])
     elif names or not is_terminal():
-        print_table(["Name", "State"], ([name, found or "whole"] for name, found in faults.items()))
+        print_table(["Name", "State"], ([name, found or "whole"] for name, found in faults.items()), kept=(0,))
     else:
         click.echo("There is no environment.", err=True)
     damaged = [name for name, found in faults.items() if found]
     for name in damaged:
         click.echo(f"Make it anew: modelrack env remove {name}; then modelrack env create ENGINE.", err=True)
     return 1 if damaged else 0
+
+
+def _check(environments: "Environments", name: str, full: bool, *, is_one_of_all: bool) -> list[str]:
+    """Return the faults of an environment; of one of all, that it cannot be looked at is one: the others go on."""
+    from ..errors import ModelrackError
+
+    try:
+        return list(_run(environments.check(name, full=full)))
+    except (ModelrackError, OSError) as error:
+        if not is_one_of_all:
+            raise
+        return [str(error)]
 
 
 @env.command(
@@ -284,8 +297,16 @@ def _find_engine(name: str) -> "Engine":
 
 
 def _pick(environments: "Environments", name: str) -> str:
-    """Return the name of an environment that is named in full, or by its engine if that has only one."""
-    names = [built.name for built in environments.list() if built.engine.lower() == name.lower()]
+    """Return the name of an environment that is named in full, or by its engine if that has only one.
+
+    Raises: click.ClickException: the engine has several.
+    """
+    there = environments.list()
+    names = [built.name for built in there if built.engine.lower() == name.lower()]
+    if len(names) > 1 and name not in [built.name for built in there]:
+        raise click.ClickException(
+            f"There are several environments of engine '{clean(name)}'; name one of them: {', '.join(names)}."
+        )
     return names[0] if len(names) == 1 else name
 
 

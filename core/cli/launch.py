@@ -23,6 +23,21 @@ JSON_STARTS = ("[", "{")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _only_environment(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Return the one environment that was given, perhaps more than once.
+
+    Raises: click.UsageError: there are several.
+    """
+    if len(set(values)) > 1:
+        raise click.UsageError(
+            f"Option '--environment' (or --env with such a word) is given as {' and as '.join(dict.fromkeys(values))}; "
+            "workers run in one environment.",
+            ctx,
+        )
+    return values[0] if values else None
+
+
 _PARAMETERS = (
     click.option(
         "-n", "--model-name", required=True, metavar="NAME", help="A model's name, .gguf file, folder or hub reference."
@@ -52,6 +67,8 @@ _PARAMETERS = (
     ),
     click.option(
         "--environment",
+        multiple=True,
+        callback=_only_environment,
         metavar="server|isolated|PATH",
         help="Python environment of the workers (also: --env server, --env isolated, --env PATH).  "
         "[default: beside the server if the engine can be imported there]",
@@ -80,7 +97,18 @@ class LaunchCommand(EpilogCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Tell the two uses of `--env` apart."""
-        return super().parse_args(ctx, split_env(args))
+        words = split_env(args)
+        options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        for place, word in enumerate(words):
+            name, equals, _ = word.partition("=")
+            value = words[place + 1 if equals else place + 2 :][:1]
+            if name in ("--env", "-ev") and (not value or value[0].partition("=")[0] in options):
+                raise click.UsageError(
+                    f"Option '{name}' takes a variable's NAME and VALUE, or where workers run: "
+                    "isolated, server or ./PATH (a path has a slash).",
+                    ctx,
+                )
+        return super().parse_args(ctx, words)
 
 
 def split_env(args: list[str]) -> list[str]:

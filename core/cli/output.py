@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 __all__ = ["cell", "clean", "fit_widths", "is_terminal", "print_json", "print_table", "use_color"]
@@ -48,11 +48,17 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print a table: fitted to a terminal, else in plain columns of which nothing is cut off."""
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, kept: Collection[int] = ()
+) -> None:
+    """Print a table: fitted to a terminal, else in plain columns of which nothing is cut off.
+
+    Args:
+        kept: columns, by index, whose texts stay in one line as long as the others can give way.
+    """
     texts = [[cell(value) for value in row] for row in rows]
     if is_terminal():
-        _print_fitted(headers, texts, title)
+        _print_fitted(headers, texts, title, kept)
     else:
         _print_plain(headers, texts, title)
 
@@ -66,7 +72,7 @@ def _print_plain(headers: Sequence[str], rows: list[list[str]], title: str | Non
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _print_fitted(headers: Sequence[str], rows: list[list[str]], title: str | None) -> None:
+def _print_fitted(headers: Sequence[str], rows: list[list[str]], title: str | None, kept: Collection[int]) -> None:
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
@@ -77,7 +83,7 @@ def _print_fitted(headers: Sequence[str], rows: list[list[str]], title: str | No
     columns = [[header, *(row[i] for row in rows)] for i, header in enumerate(headers)]
     whole = [max(cell_len(text) for text in column) for column in columns]
     words = [max(cell_len(word) for text in column for word in text.split()) for column in columns]
-    widths = fit_widths(whole, words, console.width - GAP * (len(columns) - 1))
+    widths = fit_widths(whole, words, console.width - GAP * (len(columns) - 1), kept)
     table = Table(
         title=Text(title) if title else None,
         title_justify="left",
@@ -93,18 +99,22 @@ def _print_fitted(headers: Sequence[str], rows: list[list[str]], title: str | No
     console.print(table)
 
 
-def fit_widths(whole: Sequence[int], words: Sequence[int], room: int) -> list[int]:
+def fit_widths(whole: Sequence[int], words: Sequence[int], room: int, kept: Collection[int] = ()) -> list[int]:
     """Return the widths of columns that have `room` together: texts in one line, else broken between words, and words
     themselves (names, which somebody may want to copy) only where even the longest words do not fit side by side.
 
     Args:
         whole: the longest text of each column.
         words: the longest word of each.
+        kept: columns, by index, that give way only where all others have one character left.
     """  # noqa: D205
     widths = list(whole)
     while sum(widths) > room:
-        spare = [width - word for width, word in zip(widths, words, strict=True)]
-        widest = spare.index(max(spare)) if max(spare) > 0 else widths.index(max(widths))
+        free = [0 if i in kept else width for i, width in enumerate(widths)]
+        if max(free) <= 1:
+            free = list(widths)
+        spare = [width - word for width, word in zip(free, words, strict=True)]
+        widest = spare.index(max(spare)) if max(spare) > 0 else free.index(max(free))
         if widths[widest] <= 1:
             break
         widths[widest] -= 1

@@ -188,9 +188,9 @@ class Builder:
         """Check an environment that is whole, mark it, and move it to its place.
 
         Args:
-            source: the file that it comes from: every file is then compared with its hash.
+            source: the file that it comes from: every file is then compared with its hash, and none may be beside them.
         """
-        faults = await find_faults(built, full=source is not None)
+        faults = await find_faults(built, full=source is not None, strict=source is not None)
         if faults and source is not None:
             raise BadRequest(f"{source} is damaged: {'; '.join(faults[:5])}.")
         if faults:

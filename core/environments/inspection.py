@@ -3,21 +3,22 @@
 import asyncio
 import base64
 import contextlib
-import csv
 import hashlib
 import os
-from collections.abc import Iterator
-from importlib.metadata import Distribution, distributions
+import stat
 from pathlib import Path
-
-from packaging.utils import canonicalize_name
 
 from .errors import EnvironmentFailed
 from .interpreter import InterpreterFailed, ask_interpreter
-from .lock import read_lock
-from .store import LOCK, Built, Package, interpreter
+from .lock import Locked, read_lock
+from .portable import is_left_out
+from .records import Damaged, Found, Place, find_distributions, identify, read_record
+from .store import FACTS, LOCK, Built, Package, interpreter
 
 __all__ = ["find_faults", "installed", "measure", "packages_folder"]
+
+_CODE = (".py", ".pyc", ".pyo", ".pth", ".so", ".dylib", ".egg-link")
+"""Ends of names of what an interpreter loads."""
 
 _PROBE = "import json,platform,sys;print(json.dumps([platform.python_version(),sys.prefix]))"
 
@@ -32,17 +33,18 @@ def packages_folder(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder} has no folder site-packages")
 
 
-def _distributions(folder: Path) -> Iterator[Distribution]:
-    return iter(distributions(path=[str(packages_folder(folder))]))
-
-
 def installed(folder: Path) -> tuple[Package, ...]:
     """Return the distributions in an environment, by name.
 
-    Raises: OSError: it has no packages.
+    Raises: OSError: it has no packages. EnvironmentFailed: one of them does not say what it is.
     """
-    found = {Package(canonicalize_name(item.name), item.version) for item in _distributions(folder)}
-    return tuple(sorted(found, key=lambda package: package.name))
+    packages = set()
+    for found in find_distributions(packages_folder(folder)):
+        try:
+            packages.add(Package(*identify(found)))
+        except Damaged as error:
+            raise EnvironmentFailed(f"The distribution {found.name} is damaged: {error}.") from error
+    return tuple(sorted(packages, key=lambda package: package.name))
 
 
 def measure(folder: Path) -> int:
@@ -55,22 +57,26 @@ def measure(folder: Path) -> int:
     return total
 
 
-async def find_faults(built: Built, *, full: bool = False) -> list[str]:
+async def find_faults(built: Built, *, full: bool = False, strict: bool = False) -> list[str]:
     """Return what is wrong with an environment: its interpreter, its distributions and their files.
 
     Args:
         full: compare the content of every file with its hash, not only its size.
+        strict: code that belongs to no distribution is a fault too, and the interpreter is started only where there
+            is no fault: it runs such code.
     """
-    running = await _try_interpreter(built)
-    return [*running, *await asyncio.to_thread(_find_faults, built, full)]
+    faults = await asyncio.to_thread(_find_faults, built, full, strict)
+    return faults if strict and faults else [*await _try_interpreter(built), *faults]
 
 
 async def _try_interpreter(built: Built) -> list[str]:
     """Start the interpreter."""
     try:
-        version, prefix = await ask_interpreter(interpreter(built.folder), _PROBE)
+        version, prefix = map(str, await ask_interpreter(interpreter(built.folder), _PROBE))
     except InterpreterFailed as error:
         return [f"its interpreter {interpreter(built.folder)} cannot be used: {error}"]
+    except (TypeError, ValueError):
+        return [f"its interpreter {interpreter(built.folder)} does not say what it is"]
     faults = []
     if version.split(".")[:2] != built.python_version.split(".")[:2]:
         faults.append(f"its interpreter is Python {version}, and it was made for {built.python_version}")
@@ -79,54 +85,122 @@ async def _try_interpreter(built: Built) -> list[str]:
     return faults
 
 
-def _find_faults(built: Built, full: bool) -> list[str]:
+def _find_faults(built: Built, full: bool, strict: bool) -> list[str]:
     try:
-        there = {str(canonicalize_name(item.name)): item for item in _distributions(built.folder)}
-    except OSError as error:
+        packages = packages_folder(built.folder)
+        there = find_distributions(packages)
+        locked = _read_lock(built)
+    except (OSError, Damaged) as error:
         return [str(error)]
-    try:
-        major, minor, *_ = built.python_version.split(".")
-        markers = {"python_version": f"{major}.{minor}", "python_full_version": built.python_version}
-        locked = read_lock((built.folder / LOCK).read_text(), markers)
-    except OSError:
-        return ["its lock is gone"]
-    except EnvironmentFailed as error:
-        return [f"its lock is damaged: {error.message}"]
-    faults = []
-    for item in locked:
-        found = there.get(item.name)
-        if found is None:
-            faults.append(f"{item.name} is missing")
-        elif item.version and found.version != item.version:
-            faults.append(f"{item.name} is of version {found.version}, and {item.version} is locked")
-        else:
-            faults += _file_faults(found, item.name, full)
-    faults += [f"{name} is there, and must not be" for name in built.absent if name in there]
-    strangers = sorted(set(there) - {item.name for item in locked} - set(built.absent))
-    faults += [f"{name} was added" for name in strangers]
+    inspector = _Inspector(Place(built.folder, packages), full)
+    faults: list[str] = []
+    names: dict[str, str] = {}
+    meant = {item.name: item for item in locked}
+    for found in there:
+        try:
+            name, version = identify(found)
+            if name in names:
+                faults.append(f"{name} is there twice")
+                continue
+            names[name] = version
+            if name in meant and meant[name].version in ("", version):
+                faults += inspector.check(found, name)
+        except Damaged as error:
+            faults.append(f"{found.name}: {error}")
+            names.setdefault(found.name, "")
+    faults += _name_faults(meant, names, built.absent)
+    if strict and not faults:
+        faults += _stray_faults(built.folder, packages, inspector.listed)
     return faults
 
 
-def _file_faults(distribution: Distribution, name: str, full: bool) -> list[str]:
-    record = distribution.read_text("RECORD")
-    if record is None:
-        return [f"{name} has no list of its files"]
-    gone, changed = [], []
-    for row in csv.reader(record.splitlines()):
-        path, hash_, size = (*row, "", "")[:3]
-        target = str(distribution.locate_file(path))
+def _read_lock(built: Built) -> tuple[Locked, ...]:
+    major, minor, *_ = built.python_version.split(".")
+    markers = {"python_version": f"{major}.{minor}", "python_full_version": built.python_version}
+    try:
+        return read_lock((built.folder / LOCK).read_text(), markers)
+    except OSError as error:
+        raise Damaged("its lock is gone") from error
+    except UnicodeDecodeError as error:
+        raise Damaged("its lock is damaged: it is no UTF-8") from error
+    except EnvironmentFailed as error:
+        raise Damaged(f"its lock is damaged: {error.message}") from error
+
+
+def _name_faults(meant: dict[str, Locked], there: dict[str, str], absent: tuple[str, ...]) -> list[str]:
+    """Compare which distributions there are with those of the lock; a version that is empty was told already."""
+    faults = []
+    for name, item in meant.items():
+        version = there.get(name)
+        if version is None:
+            faults.append(f"{name} is missing")
+        elif version and item.version and version != item.version:
+            faults.append(f"{name} is of version {version}, and {item.version} is locked")
+    faults += [f"{name} is there, and must not be" for name in absent if name in there]
+    return faults + [f"{name} was added" for name in sorted(set(there) - set(meant) - set(absent))]
+
+
+class _Inspector:
+    """Compares files with what the lists of their distributions say.
+
+    Attributes:
+        listed: the files that are named by some list.
+    """
+
+    def __init__(self, place: Place, full: bool) -> None:
+        self._place = place
+        self._full = full
+        self.listed: set[str] = set()
+
+    def check(self, found: Found, name: str) -> list[str]:
+        """Return what is wrong with the files of a distribution.
+
+        Raises: Damaged: its list cannot be used.
+        """
+        faults: dict[str, list[str]] = {}
+        for row in read_record(found):
+            target = self._place.locate(row.path)
+            what = "outside of the environment"
+            if target is not None:
+                self.listed.add(target)
+                what = self._compare(target, row.hash, row.size)
+            if what:
+                faults.setdefault(what, []).append(row.path)
+        return [
+            f"{name}: {len(paths)} {'file is' if len(paths) == 1 else 'files are'} {what}: {', '.join(paths[:3])}"
+            for what, paths in sorted(faults.items(), key=lambda item: item[0] != "gone")
+        ]
+
+    def _compare(self, target: str, hash_: str, size: int | None) -> str:
+        """Return what has become of a file; empty: nothing."""
         try:
-            length = os.stat(target).st_size
+            status = os.lstat(target)
         except OSError:
-            gone.append(path)
-            continue
-        if (size and length != int(size)) or (full and hash_ and not _has_hash(target, hash_)):
-            changed.append(path)
-    return [
-        f"{name}: {len(paths)} {'file is' if len(paths) == 1 else 'files are'} {what}: {', '.join(paths[:3])}"
-        for paths, what in ((gone, "gone"), (changed, "changed"))
-        if paths
-    ]
+            return "gone"
+        if not stat.S_ISREG(status.st_mode):  # a device may have no end, and a pipe nobody who writes
+            return "not regular"
+        is_changed = size not in (None, status.st_size) or (self._full and hash_ and not _has_hash(target, hash_))
+        return "changed" if is_changed else ""
+
+
+def _stray_faults(folder: Path, packages: Path, listed: set[str]) -> list[str]:
+    """Return what no distribution lists and may be run all the same; data below a listed package is none of it."""
+    root, inside = os.path.realpath(folder), f"{os.path.realpath(packages)}/"
+    tops = {path.removeprefix(inside).partition("/")[0] for path in listed if path.startswith(inside)}
+    found = []
+    for base, folders, names in os.walk(root):
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        for name in sorted([*names, *links]):
+            path = os.path.join(base, name)
+            below = os.path.relpath(path, root)
+            if path in listed or below in (FACTS, LOCK) or is_left_out(below):
+                continue
+            top, slash, _ = path.removeprefix(inside).partition("/")
+            is_below = path.startswith(inside) and slash and top in tops
+            if not is_below or os.path.islink(path) or name.endswith(_CODE):
+                found.append(below)
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [f"no distribution lists {', '.join(found[:3])}{more}"] if found else []
 
 
 def _has_hash(path: str, expected: str) -> bool:
@@ -134,6 +208,6 @@ def _has_hash(path: str, expected: str) -> bool:
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, name).digest()
-    except (OSError, ValueError):
+    except (OSError, TypeError, ValueError):  # a TypeError: an algorithm without a length of its own
         return False
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == value

@@ -3,15 +3,16 @@
 import os
 import re
 import secrets
+import stat
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import AlreadyExists, BadRequest
 from .errors import EnvironmentFailed
 from .store import FACTS, LOCK, Built, parse_facts
 
-__all__ = ["pack", "peek", "unpack"]
+__all__ = ["is_left_out", "pack", "peek", "unpack"]
 
 _STEP_BYTES = 1 << 20
 _HEAD = (FACTS, LOCK)
@@ -19,6 +20,16 @@ _OF_THE_INTERPRETER = re.compile(
     r"(pyvenv\.cfg|\.gitignore|\.lock|CACHEDIR\.TAG|lib64|bin/(python[\d.]*|activate(\..*|_this\.py)?|deactivate\.bat|pydoc\.bat))$"
 )
 """What `uv venv` makes: an import makes it anew, for the interpreter that is there."""
+
+_BESIDE_PACKAGES = re.compile(r"lib/python[\d.]+t?/site-packages/_virtualenv\.(py|pth)$")
+"""What `uv venv` puts among the packages; files of older versions have it."""
+
+
+def is_left_out(path: str) -> bool:
+    """Return whether a path below an environment is of what `uv venv` or the interpreter makes."""
+    if "__pycache__" in PurePosixPath(path).parts:
+        return True
+    return bool(_OF_THE_INTERPRETER.match(path) or _BESIDE_PACKAGES.match(path))
 
 
 def pack(built: Built, target: Path, on_bytes: Callable[[int], None]) -> None:
@@ -60,7 +71,7 @@ def _members(folder: Path) -> list[str]:
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
         for name in sorted([*names, *links]):
             path = os.path.normpath(os.path.join(base, name))
-            if path not in _HEAD and not _OF_THE_INTERPRETER.match(path) and not name.endswith(".pyc"):
+            if path not in _HEAD and not is_left_out(path) and not name.endswith(".pyc"):
                 found.append(path)
     return [*_HEAD, *found]
 
@@ -78,6 +89,8 @@ def peek(source: Path) -> tuple[Built, str]:
     Raises: BadRequest: the file cannot be read, or is none.
     """
     try:
+        if not stat.S_ISREG(source.stat().st_mode):
+            raise BadRequest(f"{source} cannot be read: it is no regular file.")
         with tarfile.open(source, "r:*") as archive:
             head: list[bytes] = []
             for name in _HEAD:
@@ -115,18 +128,48 @@ def unpack(source: Path, folder: Path, on_bytes: Callable[[int], None]) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise EnvironmentFailed("Files can be imported safely from Python 3.11.4 on, and the server's is older.")
     done = told = 0
+    taken: set[str] = set()
     try:
         with tarfile.open(source, "r:*") as archive:
-            for member in archive:
-                if member.name == FACTS:
+            for given in archive:
+                member = _vet(given, folder, taken, source)
+                if member is None:
                     continue
-                if _OF_THE_INTERPRETER.match(member.name) or member.name.startswith("/"):
-                    raise BadRequest(f"{source} holds {member.name}, which an environment does not take from a file.")
                 # The filter refuses paths and links that lead out of the folder, devices, and bits of privilege.
                 archive.extract(member, folder, filter="data")
+                taken.add(member.name)
                 done += member.size
                 if done - told >= _STEP_BYTES:
                     told = done
                     on_bytes(done)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise BadRequest(f"{source} is damaged: {error}.") from error
+
+
+def _vet(given: tarfile.TarInfo, folder: Path, taken: set[str], source: Path) -> tarfile.TarInfo | None:
+    """Return a member as it is to be unpacked, its name in the plainest form; None: it is left out.
+
+    Args:
+        taken: names of what is unpacked already.
+
+    Raises: BadRequest: it does not belong into an environment.
+    """
+    name = os.path.normpath(given.name)
+    refused = BadRequest(f"{source} holds {given.name}, which an environment does not take from a file.")
+    if name.startswith(("/", "../")) or name == ".." or _OF_THE_INTERPRETER.match(name):
+        raise refused
+    if name == FACTS or is_left_out(name):
+        return None
+    if given.isdir():
+        return given.replace(name=name, deep=False)
+    # A link may stand in the way of what comes later, and what comes later must not change what is there.
+    if not given.isreg() and not given.islnk():
+        raise refused
+    if os.path.lexists(folder / name):
+        raise refused
+    if not given.islnk():
+        return given.replace(name=name, deep=False)
+    target = os.path.normpath(given.linkname)
+    if target not in taken:
+        raise refused
+    return given.replace(name=name, linkname=target, deep=False)

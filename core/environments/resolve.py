@@ -12,6 +12,7 @@ from packaging.version import Version
 from .declaration import Declaration
 from .errors import EnvironmentFailed
 from .lock import Locked, cuda_parts, read_lock
+from .store import cannot_write
 from .uv import Uv, UvFailed
 
 __all__ = ["Resolved", "resolve"]
@@ -82,7 +83,10 @@ class _Resolver:
 
     def _write(self, name: str, lines: Sequence[str]) -> Path:
         path = self.folder / name
-        path.write_text("".join(f"{line}\n" for line in lines))
+        try:
+            path.write_text("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise cannot_write(path, error) from error
         return path
 
 
@@ -116,7 +120,7 @@ async def _resolve_for_cpu(resolver: _Resolver) -> Resolved:
         if not cuda_parts(plain.locked):
             return plain
     except UvFailed as error:
-        if error.is_network or not _TORCH.search(error.message):
+        if error.is_network or error.is_disk or not _TORCH.search(error.message):
             raise
         failure = error
     builds = _local_builds(resolver.uv.variables.get("UV_FIND_LINKS", ""))
@@ -126,7 +130,13 @@ async def _resolve_for_cpu(resolver: _Resolver) -> Resolved:
     for constraint, backend in tries:
         try:
             found = await resolver.compile(constraint, backend)
-        except UvFailed:
+        except UvFailed as error:
+            if error.is_disk:
+                raise
+            if error.is_network:
+                raise EnvironmentFailed(
+                    f"A build of torch for the CPU could not be looked for: {error.message}", remedy=_CPU_REMEDY
+                ) from error
             continue  # the first reason is the one that says what was asked for
         if not cuda_parts(found.locked):
             return found
@@ -142,15 +152,19 @@ async def _resolve_for_accelerator(resolver: _Resolver) -> Resolved:
     if backend and not resolver.uv.is_offline:
         try:
             return await resolver.compile(backend=backend)
-        except UvFailed:
-            pass
+        except UvFailed as error:
+            if error.is_disk:
+                raise
+            # Where only torch's own index cannot be reached, the user's may do; else its failure is the one told.
     plain = await resolver.compile()
     cpu = next((item for item in plain.locked if item.name == "torch" and item.version.endswith("+cpu")), None)
     if cpu is None:
         return plain
     try:
         return await resolver.compile(f"torch!={cpu.version}")
-    except UvFailed:
+    except UvFailed as error:
+        if error.is_disk or error.is_network:
+            raise
         return plain  # then the requirements themselves want it
 
 

@@ -59,6 +59,22 @@ class UvFailed(EnvironmentFailed):
         """Return whether something could not be fetched."""
         return any(mark in self.output for mark in ("Failed to fetch", "Failed to download", "network was disabled"))
 
+    @property
+    def is_disk(self) -> bool:
+        """Return whether something could not be read or written on this machine."""
+        return any(mark in self.output for mark in _OF_THE_DISK)
+
+
+_OF_THE_DISK = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "Permission denied",
+    "Operation not permitted",
+    "Read-only file system",
+    "Input/output error",
+    "Too many open files",
+)
+
 
 def find_uv() -> str:
     """Return the path of uv: the one of this environment, else the one on the PATH.
@@ -94,6 +110,8 @@ def uv_variables(home: Path, environ: Mapping[str, str] | None = None) -> dict[s
     variables.setdefault("UV_CACHE_DIR", str(home / "cache" / "uv"))
     variables["UV_CACHE_DIR"] = _absolute(variables["UV_CACHE_DIR"])
     variables.setdefault("UV_PYTHON_INSTALL_DIR", str(home / "cache" / "python"))
+    if variables.get("UV_LINK_MODE") == "symlink":
+        del variables["UV_LINK_MODE"]  # an environment must outlive what is in the cache
     if sys.platform == "linux":
         variables.setdefault("UV_LINK_MODE", "hardlink")
     return variables | {"UV_PREVIEW_FEATURES": "pylock", "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}

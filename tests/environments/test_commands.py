@@ -77,6 +77,18 @@ def test_a_damaged_one_is_told(variables: dict[str, str], home: Path) -> None:
     assert not (home / "envs" / name).exists()
 
 
+def test_several_of_one_engine_are_told_apart(variables: dict[str, str], home: Path, tmp_path: Path) -> None:
+    """And one that is damaged does not keep the others from being checked."""
+    names = sorted(run(variables, "create", "echo", "-r", text).stdout.strip() for text in ("apple<2", "apple>=2"))
+    for arguments in (("check", "echo"), ("remove", "ECHO"), ("export", "echo", str(tmp_path / "echo.tar"))):
+        done = run(variables, *arguments, code=1)
+        assert f"There are several environments of engine '{arguments[1]}'" in done.stderr
+        assert ", ".join(names) in done.stderr
+    next((home / "envs" / names[0]).glob("lib/*/site-packages/apple-*.dist-info/METADATA")).unlink()
+    found = run_json(variables, "check", code=1)
+    assert found == [{"name": names[0], "faults": ["apple: its METADATA is gone"]}, {"name": names[1], "faults": []}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

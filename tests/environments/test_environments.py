@@ -384,7 +384,7 @@ async def test_damage_is_found(environments: Environments) -> None:
     assert await faults() == "core-of-apple is missing"
     (built.folder / "core").rename(packages / "core_of_apple-1.5.dist-info")
     (packages / "core_of_apple-1.5.dist-info" / "RECORD").unlink()
-    assert await faults() == "core-of-apple has no list of its files"
+    assert await faults() == "core-of-apple: its RECORD is gone"
     text = (packages / "core_of_apple-1.5.dist-info" / "METADATA").read_text()
     (packages / "core_of_apple-1.5.dist-info" / "METADATA").unlink()
     (packages / "core_of_apple-1.5.dist-info" / "METADATA").write_text(text.replace("1.5", "1.6"))

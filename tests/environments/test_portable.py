@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -217,3 +218,72 @@ async def test_what_leads_out_or_replaces_the_interpreter_is_refused(
         await other.import_(bad)
     assert other.list() == [] and not (tmp_path / "escaped").exists()
     assert not Path("/tmp/escaped-from-an-archive").exists()
+
+
+def site(archive: Path, path: str) -> str:
+    """Return the name of a member among the packages."""
+    with tarfile.open(archive) as file:
+        return (
+            next(name for name in file.getnames() if name.endswith("apple/data.bin"))[: -len("apple/data.bin")] + path
+        )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "evil.py",
+        "./evil.pth",
+        "apple/evil.py",
+        "evil/data.txt",
+        "../../../bin/evil",
+        "../../python3.1/site-packages/x.py",
+    ],
+)
+async def test_code_that_no_distribution_lists_is_refused(tmp_path: Path, archive: Path, path: str) -> None:
+    """Before the interpreter is started, which would run it."""
+    proof = tmp_path / "proof"
+    content = f"import pathlib; pathlib.Path({str(proof)!r}).touch()\n".encode()
+    more = (member(site(archive, path)), content)
+    bad = rewrite(archive, tmp_path / "bad.tar", lambda info, content: (info, content), more)
+    other = Environments(tmp_path / "other")
+    with pytest.raises(BadRequest, match=r"is damaged: (no distribution lists .*|.* missing)"):
+        await other.import_(bad)
+    assert other.list() == [] and not proof.exists()
+
+
+async def test_what_uv_makes_is_not_taken_from_a_file(tmp_path: Path, archive: Path) -> None:
+    proof = tmp_path / "proof"
+    evil = f"import pathlib; pathlib.Path({str(proof)!r}).touch()\n".encode()
+    names = ("_virtualenv.py", "_virtualenv.pth", "apple/__pycache__/__init__.cpython-311.pyc")
+    more = [(member(f"./{site(archive, name)}"), evil) for name in names]
+    file = rewrite(archive, tmp_path / "more.tar", lambda info, content: (info, content), *more)
+    other = Environments(tmp_path / "other")
+    took = await other.import_(file)
+    assert await other.check(took.name, full=True) == [] and not proof.exists()
+    assert not [*took.folder.rglob("apple/__pycache__/*")]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        member("./pyvenv.cfg"),
+        member("lib/../pyvenv.cfg"),
+        member("bin/./python3"),
+        member("lib/x", type=tarfile.LNKTYPE, linkname="pyvenv.cfg"),
+        member("lib/x", type=tarfile.SYMTYPE, linkname="python3.11"),
+        member("lib/x", type=tarfile.FIFOTYPE),
+        member("./pylock.toml"),
+    ],
+    ids=lambda info: info.name,
+)
+async def test_names_are_read_in_their_plainest_form(tmp_path: Path, archive: Path, info: tarfile.TarInfo) -> None:
+    bad = rewrite(archive, tmp_path / "bad.tar", lambda info, content: (info, content), (info, b""))
+    with pytest.raises(BadRequest, match="which an environment does not take from a file"):
+        await Environments(tmp_path / "other").import_(bad)
+
+
+async def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadRequest, match="cannot be read: it is no regular file"):
+            await Environments(tmp_path / "other").import_(path)

@@ -1,11 +1,16 @@
 """A build of torch for the device at hand, and never CUDA for a machine without it."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from modelrack.environments import EnvironmentFailed, Environments, device_kind
+from modelrack.environments.declaration import declare
 from modelrack.environments.lock import Locked, cuda_parts, lock_hash, read_lock
+from modelrack.environments.resolve import resolve
+from modelrack.environments.uv import Uv, UvFailed
 from modelrack.hooks import Accelerator, Machine
 
 from .engines import make_engine
@@ -92,11 +97,67 @@ async def test_the_index_and_its_torch(environments: Environments, monkeypatch: 
     try:
         plan = await environments.plan(make_engine("torch"), "cpu")
     except EnvironmentFailed as error:
-        if "Failed to fetch" in error.message:
+        if error.message.startswith("Failed to fetch"):
             pytest.skip("there is no package index")
-        assert "would bring packages for CUDA" in error.message
+        words = ("would bring packages for CUDA", "build of torch for the CPU could not be looked for")
+        assert any(text in error.message for text in words)
     else:
         assert cuda_parts(Locked(item.name, item.version, "", "", 0) for item in plan.packages) == ()
+
+
+TROUBLED = """#!{python}
+import sys
+if "{option}" in sys.argv:
+    sys.exit("error: Failed to write to the cache\\n  Caused by: {reason}")
+print('lock-version = "1.0"\\n[[packages]]\\nname = "torch"\\nversion = "{version}"\\n')
+print('[[packages]]\\nname = "nvidia-cublas"\\nversion = "1"')
+"""
+"""Resolves like the usual index, and fails as soon as one option is given."""
+
+
+@pytest.mark.parametrize(
+    ("device", "version", "option"),
+    [("cpu", "2.9.0", "--torch-backend"), ("cuda", "2.9.0", "--torch-backend"), ("cuda", "2.9.0+cpu", "--constraints")],
+)
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("No space left on device (os error 28)", "Make room on the disk"),
+        ("Permission denied (os error 13)", "See who owns the files"),
+        ("Read-only file system (os error 30)", "folder that can be written"),
+    ],
+)
+async def test_trouble_with_the_disk_is_told_as_such(
+    tmp_path: Path, device: str, version: str, option: str, reason: str, remedy: str
+) -> None:
+    program = tmp_path / "uv"
+    program.write_text(TROUBLED.format(python=sys.executable, option=option, reason=reason, version=version))
+    program.chmod(0o700)
+    variables = {"UV_OFFLINE": "1"} if option == "--constraints" else {}
+    declaration = declare(make_engine("torch"), device, ())
+    with pytest.raises(UvFailed, match=re.escape(reason)) as caught:
+        await resolve(Uv(str(program), variables), declaration, tmp_path, sys.executable, {})
+    assert remedy in str(caught.value.remedy)
+
+
+async def test_an_index_of_torch_that_cannot_be_reached(tmp_path: Path) -> None:
+    """For the CPU that is the reason; an accelerator's build may be in the user's own index."""
+    program = tmp_path / "uv"
+    reason = "Failed to fetch: https://host/torch"
+    program.write_text(TROUBLED.format(python=sys.executable, option="--torch-backend", reason=reason, version="2.9.0"))
+    program.chmod(0o700)
+    uv = Uv(str(program), {})
+    with pytest.raises(EnvironmentFailed, match=r"could not be looked for.*\n.*Failed to fetch") as caught:
+        await resolve(uv, declare(make_engine("torch"), "cpu", ()), tmp_path, sys.executable, {})
+    assert "download.pytorch.org" in str(caught.value.remedy)
+    found = await resolve(uv, declare(make_engine("torch"), "cuda", ()), tmp_path, sys.executable, {})
+    assert versions(found.locked)["torch"] == "2.9.0"
+
+
+async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailed, match="cannot be written: No such file"):
+        nowhere = tmp_path / "nowhere"
+        await resolve(Uv("uv", {}), declare(make_engine("torch"), "cpu", ()), nowhere, sys.executable, {})
 
 
 def test_what_is_of_use_with_cuda_only() -> None:

@@ -55,6 +55,10 @@ def test_the_settings_of_uv_come_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert variables["UV_PYTHON_INSTALL_DIR"] == "/pythons"
 
 
+def test_files_are_never_links_into_the_cache() -> None:
+    assert uv_variables(Path("/home"), {"UV_LINK_MODE": "symlink"}).get("UV_LINK_MODE") != "symlink"
+
+
 def test_an_index_can_be_forbidden() -> None:
     assert without_index({"PIP_NO_INDEX": "1"}) and without_index({"PIP_NO_INDEX": "true"})
     assert not without_index({}) and not without_index({"PIP_NO_INDEX": "0"})
