@@ -50,7 +50,7 @@ class Tracker:
     def __init__(self, report: Report | None) -> None:
         self._report = report
         self._share: Callable[[bytes], None] | None = None
-        self._shared_at = 0.0
+        self._shared = ("", 0.0)
         self._sizes: dict[str, int] = {}
         self._fetching: list[str] = []
         self._done_bytes = 0
@@ -59,7 +59,7 @@ class Tracker:
         self._fraction = 0.0
 
     def share(self, write: Callable[[bytes], None]) -> None:
-        """Tell those who wait for the same environment too, not too often."""
+        """Tell those who wait for the same environment too: what is new at once, how far it is not too often."""
         self._share = write
 
     def follow(self, said: bytes) -> None:
@@ -74,8 +74,9 @@ class Tracker:
     def tell(self, detail: str, fraction: float = 0.0) -> None:
         """Report what is done now."""
         self._fraction = max(self._fraction, fraction)
-        if self._share is not None and time.monotonic() - self._shared_at >= _SHARE_S:
-            self._shared_at = time.monotonic()
+        told, at = self._shared
+        if self._share is not None and (detail != told or time.monotonic() - at >= _SHARE_S):
+            self._shared = (detail, time.monotonic())
             self._share(json.dumps([self._fraction, detail, *self._bytes()]).encode())
         if self._report is not None:
             self._report(Progress(self._fraction, detail, *self._bytes()))
