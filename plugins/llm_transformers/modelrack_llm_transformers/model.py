@@ -39,7 +39,7 @@ def load_model(plan: LoadPlan, report: Report, on_broken: Callable[[], None] | N
     """
     # Tokenizers are called from one thread; a pool of theirs would only compete for the cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(plan.options["n_threads"] or probe().cores)
+    torch.set_num_threads(plan.options["n_threads"] or max(1, probe().cores - 1))
     loaded = load(plan, report)
     model = loaded.model
     config = model.config.get_text_config()

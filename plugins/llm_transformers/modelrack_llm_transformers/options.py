@@ -87,7 +87,7 @@ class TransformersOptions(Options):
         "auto", description="Record a step's kernels and replay them; auto: where flash attention is used."
     )
     n_threads: int | None = Field(
-        None, ge=1, le=512, description="Threads that compute on the CPU. Default: as many as there are cores."
+        None, ge=1, le=512, description="Threads that compute on the CPU. Default: one less than there are cores."
     )
     trust_remote_code: bool = Field(
         False,
