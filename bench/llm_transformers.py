@@ -213,7 +213,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", help="default: 1 8, with --gpu 1 16 64 256")
     parser.add_argument("--tokens", type=int, help="of each answer; default: 64, with --gpu 256")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="that compute on the CPU; default: of the engine and of PyTorch each")
+    parser.add_argument(
+        "--threads", type=int, help="that compute on the CPU; default: of the engine and of PyTorch each"
+    )
     parser.add_argument("--bandwidth", type=float, help="of the GPU's memory, in TB/s")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
