@@ -1,6 +1,6 @@
 """Answers the ability `chat`."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,14 @@ from .answers import ChunkTails, Want
 from .chat_answers import ChatCollector, ChatStream, MakeParser, chat_tail
 from .constraints import check_kind, find_constraint
 from .contract import Constraint
-from .formats.base import Content, OutputParser, ParserContext, Piece
+from .formats.base import Content, OutputParser, ParserContext
 from .formats.choice import make_parser
 from .formats.reasoning import is_opened
 from .images import inline_images
 from .prompts import ChatPrompt, ChatPrompts
 from .requests import stop_strings
 from .served import ServedModel
-from .tools import ForcedParser, ForcedTools, clean_tool, introduce, tool_parameters
+from .tools import ForcedParser, ForcedTools, ParserChain, clean_tool, introduce, tool_parameters
 
 __all__ = ["ChatHandler"]
 
@@ -139,7 +139,7 @@ class ChatHandler:
 
         def make() -> OutputParser:
             first = make_parser(chosen, context)
-            return first if forced is None else _Then(context, first, ForcedParser(context, forced))
+            return first if forced is None else ParserChain(context, first, ForcedParser(context, forced))
 
         return make
 
@@ -170,29 +170,3 @@ class ChatHandler:
         parser = make_parser(self._served.format, ParserContext(prompt=prompt[-_TAIL:]))
         pieces = [*parser.feed("{}"), *parser.finish()]
         return all(type(piece) is Content for piece in pieces)
-
-
-class _Then(OutputParser):
-    """Reads the reasoning first, and what is left as forced calls."""
-
-    def __init__(self, context: ParserContext, first: OutputParser, second: OutputParser) -> None:
-        super().__init__(context)
-        self._first = first
-        self._second = second
-
-    def feed(self, text: str) -> list[Piece]:
-        """Take the next text."""
-        return self._pass(self._first.feed(text))
-
-    def finish(self) -> list[Piece]:
-        """Return the rest."""
-        return [*self._pass(self._first.finish()), *self._second.finish()]
-
-    def _pass(self, pieces: Iterable[Piece]) -> list[Piece]:
-        found: list[Piece] = []
-        for piece in pieces:
-            if type(piece) is Content:
-                found.extend(self._second.feed(piece.text))
-            else:
-                found.append(piece)
-        return found

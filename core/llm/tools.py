@@ -13,7 +13,7 @@ import orjson
 from ..errors import BadRequest
 from .formats.base import CallArguments, CallStart, Content, OutputParser, ParserContext, Piece
 
-__all__ = ["ForcedParser", "ForcedTools", "clean_tool", "introduce", "tool_parameters"]
+__all__ = ["ForcedParser", "ForcedTools", "ParserChain", "clean_tool", "introduce", "tool_parameters"]
 
 _MOST_CALLS = 16
 _INTRODUCTION = (
@@ -217,3 +217,29 @@ class _AnyCalls:
         rest = self._head
         self._head = ""
         return [Content(rest)] if rest.strip("}], \n\t\r") else []
+
+
+class ParserChain(OutputParser):
+    """Reads the reasoning first, and what is left as forced calls."""
+
+    def __init__(self, context: ParserContext, first: OutputParser, second: OutputParser) -> None:
+        super().__init__(context)
+        self._first = first
+        self._second = second
+
+    def feed(self, text: str) -> list[Piece]:
+        """Take the next text."""
+        return self._pass(self._first.feed(text))
+
+    def finish(self) -> list[Piece]:
+        """Return the rest."""
+        return [*self._pass(self._first.finish()), *self._second.finish()]
+
+    def _pass(self, pieces: Iterable[Piece]) -> list[Piece]:
+        found: list[Piece] = []
+        for piece in pieces:
+            if type(piece) is Content:
+                found.extend(self._second.feed(piece.text))
+            else:
+                found.append(piece)
+        return found

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,11 @@ from modelrack.api.chat import ChatRequest
 from modelrack.errors import BadRequest, UnsupportedParameter
 from modelrack.llm.constraints import read_constraint
 from modelrack.llm.contract import Constraint
-from modelrack.llm.formats.base import Content, OutputParser, ParserContext, Piece
+from modelrack.llm.formats.base import Content, OutputParser, ParserContext
 from modelrack.llm.formats.choice import make_parser
 from modelrack.llm.formats.reasoning import is_opened
 from modelrack.llm.prompts import ChatPrompt, ChatPrompts
-from modelrack.llm.tools import ForcedParser, ForcedTools, clean_tool, introduce, tool_parameters
+from modelrack.llm.tools import ForcedParser, ForcedTools, ParserChain, clean_tool, introduce, tool_parameters
 
 from .requests import Ask, chat_logprobs, media_parts, sampling_body, stops
 from .served import Served
@@ -229,35 +229,9 @@ def _make_reader(
             assert forced is not None
             return ForcedParser(context, forced)
         first = make_parser(chosen, context)
-        return first if forced is None else _Then(context, first, ForcedParser(context, forced))
+        return first if forced is None else ParserChain(context, first, ForcedParser(context, forced))
 
     return make
-
-
-class _Then(OutputParser):
-    """Reads the reasoning first, and what is left as forced calls."""
-
-    def __init__(self, context: ParserContext, first: OutputParser, second: OutputParser) -> None:
-        super().__init__(context)
-        self._first = first
-        self._second = second
-
-    def feed(self, text: str) -> list[Piece]:
-        """Take the next text."""
-        return self._pass(self._first.feed(text))
-
-    def finish(self) -> list[Piece]:
-        """Return the rest."""
-        return [*self._pass(self._first.finish()), *self._second.finish()]
-
-    def _pass(self, pieces: Iterable[Piece]) -> list[Piece]:
-        found: list[Piece] = []
-        for piece in pieces:
-            if type(piece) is Content:
-                found.extend(self._second.feed(piece.text))
-            else:
-                found.append(piece)
-        return found
 
 
 # Reasoning
