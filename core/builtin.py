@@ -17,6 +17,14 @@ def _tokenizer_route(path: str, ability: str, model: str, summary: str) -> Route
     )
 
 
+_TOKENIZER_ROUTES = (
+    _tokenizer_route("/v1/tokenize", "tokenize", "Tokenize", "Cut a text into token ids."),
+    _tokenizer_route("/tokenize", "tokenize", "Tokenize", "Cut a text into token ids."),
+    _tokenizer_route("/v1/detokenize", "detokenize", "Detokenize", "Join token ids into a text."),
+    _tokenizer_route("/detokenize", "detokenize", "Detokenize", "Join token ids into a text."),
+    _tokenizer_route("/v1/convert_ids_to_tokens", "convert_ids_to_tokens", "ConvertIds", "Name the token of each id."),
+)
+
 _LLM_ROUTES = (
     Route(
         path="/v1/chat/completions",
@@ -35,25 +43,45 @@ _LLM_ROUTES = (
         chunk="modelrack.api.completions:CompletionChunk",
         summary="Continue a text.",
     ),
-    _tokenizer_route("/v1/tokenize", "tokenize", "Tokenize", "Cut a text into token ids."),
-    _tokenizer_route("/tokenize", "tokenize", "Tokenize", "Cut a text into token ids."),
-    _tokenizer_route("/v1/detokenize", "detokenize", "Detokenize", "Join token ids into a text."),
-    _tokenizer_route("/detokenize", "detokenize", "Detokenize", "Join token ids into a text."),
-    _tokenizer_route("/v1/convert_ids_to_tokens", "convert_ids_to_tokens", "ConvertIds", "Name the token of each id."),
+    *_TOKENIZER_ROUTES,
 )
+
+_EMBEDDING_ROUTES = (
+    Route(
+        path="/v1/embeddings",
+        ability="embed",
+        request="modelrack.api.embeddings:EmbeddingRequest",
+        response="modelrack.api.embeddings:EmbeddingResponse",
+        summary="Embed texts.",
+    ),
+    *_TOKENIZER_ROUTES,
+)
+
+
+def _rerank_route(path: str) -> Route:
+    return Route(
+        path=path,
+        ability="rerank",
+        request="modelrack.api.rerank:RerankRequest",
+        response="modelrack.api.rerank:RerankResponse",
+        summary="Order documents by their relevance to a query.",
+    )
+
+
+_RERANK_ROUTES = (_rerank_route("/v1/rerank"), _rerank_route("/v2/rerank"))
 
 
 @hookimpl
 def register_model_types() -> list[ModelType]:
-    """Describe the types that the core names; only `LLM` has routes here, the others get theirs from plugins."""
+    """Describe the types that the core names; those for which several plugins bring engines have their routes here."""
     return [
         ModelType(
             name="LLM",
             routes=_LLM_ROUTES,
             abilities=("chat", "generate", "vision", "tools", "reasoning", "hybrid", "audio", "omni"),
         ),
-        ModelType(name="embedding"),
-        ModelType(name="rerank"),
+        ModelType(name="embedding", routes=_EMBEDDING_ROUTES, abilities=("embed", "vision", "sparse", "multi_vector")),
+        ModelType(name="rerank", routes=_RERANK_ROUTES, abilities=("rerank", "vision")),
         ModelType(name="image"),
         ModelType(name="audio"),
         ModelType(name="video"),

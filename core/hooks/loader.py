@@ -269,11 +269,14 @@ class Plugins:
 
     def _take_type(self, row: PluginRow, model_type: ModelType) -> None:
         known = self.model_types.get(model_type.name)
-        paths = {route.path: owner for owner, route in self._routes()}
+        paths = {route.path: (owner, route) for owner, route in self._routes()}
+        own = {route.path for route in known.routes} if known else set()
         routes = []
         for route in model_type.routes:
-            if route.path in paths:
-                reason = f"path {route.path} is already registered by plugin '{paths[route.path]}'"
+            owner, taken = paths.get(route.path, (row.name, route))
+            # Types may share a route, if it is the same one.
+            if route.path in own or (owner, taken) != (row.name, route):
+                reason = f"path {route.path} is already registered by plugin '{owner}'"
                 self.add_problem(row.name, reason, "Choose another path.")
             else:
                 routes.append(route)
