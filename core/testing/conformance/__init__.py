@@ -1,4 +1,4 @@
-"""The conformance kit for engines of language models.
+"""The conformance kit: test suites for engines of language, embedding and rerank models.
 
 A plugin's test module says what to test, and pytest runs the whole suite against a real server:
 
@@ -19,12 +19,15 @@ import pytest
 # Before they are imported, so that a failing test shows its values.
 pytest.register_assert_rewrite(
     *(f"{__name__}.{name}" for name in ("answers", "base", "constraints", "faults", "logprobs", "models", "rig")),
+    *(f"{__name__}.{name}" for name in ("embedding", "items", "rerank", "served", "shared")),
     *(f"{__name__}.{name}" for name in ("sampling", "suite", "tokens", "tools", "agreement")),
 )
 
 from .agreement import QUESTIONS, check_agreement  # noqa: E402
 from .claims import TOOLS  # noqa: E402
+from .embedding import EmbeddingConformance, EmbeddingSubject  # noqa: E402
 from .record import FILE, VARIABLE  # noqa: E402
+from .rerank import RerankConformance, RerankSubject  # noqa: E402
 from .subject import CUE, ROLES, SCRIPTS, Model, Subject, gguf_models, hf_models  # noqa: E402
 from .suite import LLMConformance  # noqa: E402
 
@@ -36,8 +39,12 @@ __all__ = [
     "SCRIPTS",
     "TOOLS",
     "VARIABLE",
+    "EmbeddingConformance",
+    "EmbeddingSubject",
     "LLMConformance",
     "Model",
+    "RerankConformance",
+    "RerankSubject",
     "Subject",
     "check_agreement",
     "gguf_models",

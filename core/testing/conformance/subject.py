@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from .. import hf, hf_extras
 from ..gguf import Shape, write_random_model
 from ..gguf_extras import write_adapter, write_projector
 from ..recital import write_recital
 
-__all__ = ["CUE", "ROLES", "SCRIPTS", "SPECIAL", "Model", "Subject", "gguf_models", "hf_models"]
+__all__ = ["CUE", "ROLES", "SCRIPTS", "SPECIAL", "BaseSubject", "Model", "Subject", "gguf_models", "hf_models"]
 
 SPECIAL = "<|mark|>"
 """A special token of the models that recite; it stands in the script `special`."""
@@ -63,43 +63,64 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class BaseSubject:
     """An engine and the models to test it with.
 
     Args:
         engine: its name.
-        models: by what they are for, see `ROLES`.
+        models: by what they are for, see `roles`.
         options: options of the engine for all of them.
-        grammar: in the engine's own language: `yes` or `no`.
-        is_random: what is sampled differs from seed to seed; False for an engine that knows one answer only.
-        questions: questions that some launchable model answers right, by its name: (question, part of the answer).
         environment: where its worker runs, as at a launch: `server`, `isolated` or a path; None: as it comes.
         launch_s: the most that a launch may take, and coming back after the worker was killed.
         answer_s: the most that an answer may take.
         idle_s: within this time after its clients have left, it computes no more.
         idle_share: what part of one processor an idle worker uses at most: more than the default where it polls.
-        without: features that the engine claims, but not for these models; their tests are left out. Another subject
-            must stand for them.
     """
+
+    model_type: ClassVar[str]
+    roles: ClassVar[Mapping[str, str]]
 
     engine: str
     models: Mapping[str, Model]
     options: Mapping[str, Any] = field(default_factory=dict)
-    grammar: str = 'root ::= "yes" | "no"'
-    is_random: bool = True
-    questions: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     environment: str | None = None
     launch_s: float = 120
     answer_s: float = 60
     idle_s: float = 10
     idle_share: float = 0.05
+
+    def problems(self) -> list[str]:
+        """Return what makes the subject no subject at all."""
+        roles = self.roles
+        found = [f"'{role}' is no role; roles are {', '.join(roles)}" for role in self.models if role not in roles]
+        if "main" not in self.models:
+            found.append("it brings no model 'main'")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject(BaseSubject):
+    """An engine of language models and the models to test it with, for the roles in `ROLES`.
+
+    Args:
+        grammar: in the engine's own language: `yes` or `no`.
+        is_random: what is sampled differs from seed to seed; False for an engine that knows one answer only.
+        questions: questions that some launchable model answers right, by its name: (question, part of the answer).
+        without: features that the engine claims, but not for these models; their tests are left out. Another subject
+            must stand for them.
+    """
+
+    model_type: ClassVar[str] = "LLM"
+    roles: ClassVar[Mapping[str, str]] = ROLES
+
+    grammar: str = 'root ::= "yes" | "no"'
+    is_random: bool = True
+    questions: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:
         """Return what makes the subject no subject at all."""
-        found = [f"'{role}' is no role; roles are {', '.join(ROLES)}" for role in self.models if role not in ROLES]
-        if "main" not in self.models:
-            found.append("it brings no model 'main'")
+        found = BaseSubject.problems(self)
         if "reciter" in self.models and self.models["reciter"].cue is None:
             found.append("its model 'reciter' has no cue")
         if "adapted" in self.models and not self.models["adapted"].adapters:

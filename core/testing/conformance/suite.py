@@ -1,17 +1,10 @@
 """The suite: what a plugin author subclasses."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import httpx
 import pytest
 
 from ...hooks import CommandWorker, Engine
-from ...hooks.loader import Plugins, load_plugins
-from ..serving import start_server
 from .base import BaseTests
 from .claims import NAMES, NEEDS, feature_of, probes
 from .constraints import ConstraintTests
@@ -21,25 +14,26 @@ from .models import ModelTests
 from .record import recorder_of
 from .rig import CHAT, COMPLETIONS, Rig, Target
 from .sampling import SamplingTests
+from .shared import Conformance
 from .subject import Subject
 from .tokens import TokenTests
 from .tools import ToolTests
 
 __all__ = ["LLMConformance"]
 
-_LOAD = """
-import json, sys, time
-import modelrack.hooks.loader
-before, begin = set(sys.modules), time.perf_counter()
-plugins = modelrack.hooks.loader.load_plugins({plugin!r})
-took = time.perf_counter() - begin
-print(json.dumps([sorted(name for name in {requires!r} if name in sys.modules), len(set(sys.modules) - before), took]))
-"""
-
 
 # Tests of the classes named last come first; those of faults, which kill the worker, at the end.
 class LLMConformance(
-    FaultTests, ModelTests, ToolTests, ConstraintTests, TokenTests, LogprobTests, SamplingTests, BaseTests
+    FaultTests,
+    ModelTests,
+    ToolTests,
+    ConstraintTests,
+    TokenTests,
+    LogprobTests,
+    SamplingTests,
+    BaseTests,
+    Conformance,
+    is_kit=True,
 ):
     """The conformance tests of an engine for language models.
 
@@ -47,50 +41,9 @@ class LLMConformance(
     run if the engine claims the feature; what it does not claim must be refused.
     """
 
-    __test__ = False
     subject: ClassVar[Subject]
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if not isinstance(getattr(cls, "subject", None), Subject):
-            raise TypeError(f"{cls.__name__} needs `subject = Subject(engine=…, models=…)`")
-        own = {name for name in vars(cls) if name.startswith("test_")}
-        taken = sorted(own & set(dir(LLMConformance)))
-        if taken:
-            raise TypeError(
-                f"{cls.__name__} replaces {', '.join(taken)} of the kit; a feature is left out by not claiming it"
-            )
-        if "__init__" in vars(cls):
-            raise TypeError(f"{cls.__name__} has an __init__, so pytest would not collect it")
-        # Whatever its name: a suite that is not collected would pass.
-        cls.__test__ = True
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def plugins(cls) -> Plugins:
-        """Return the installed plugins."""
-        return load_plugins(None)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def engine(cls, plugins: Plugins) -> Engine:
-        """Return the description of the subject's engine."""
-        problems = cls.subject.problems()
-        assert not problems, f"the subject is incomplete: {'; '.join(problems)}"
-        assert cls.subject.engine in plugins.engines, f"no plugin brings an engine '{cls.subject.engine}'"
-        return plugins.engines[cls.subject.engine]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def rig(cls, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-        """Run a server for this class."""
-        home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("models")
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
-        with (
-            start_server(home) as server,
-            httpx.Client(base_url=server.url, timeout=cls.subject.answer_s, limits=limits, trust_env=False) as http,
-        ):
-            yield Rig(server, cls.subject, engine, folder, http)
+    subject_class = Subject
+    rig_class = Rig
 
     @pytest.fixture(autouse=True)
     def _claim(self, request: pytest.FixtureRequest, engine: Engine) -> None:
@@ -109,11 +62,6 @@ class LLMConformance(
         assert role is None or role in self.subject.models, (
             f"'{name}' is claimed, but the subject brings no '{role}' model"
         )
-
-    @pytest.fixture
-    def main(self, rig: Rig) -> Target:
-        """Return the main model."""
-        return rig.target("main")
 
     @pytest.fixture
     def reciter(self, rig: Rig) -> Target:
@@ -137,18 +85,6 @@ class LLMConformance(
         claimed = [name for name in engine.features if name not in self.subject.without]
         lacking = {name: NEEDS[name] for name in claimed if NEEDS.get(name, "main") not in self.subject.models}
         assert not lacking, f"claimed, but the subject brings no model to show it: {lacking}"
-
-    def test_the_description_loads_without_the_engine(
-        self, plugins: Plugins, engine: Engine, record_property: Any
-    ) -> None:
-        """The server reads every description at start-up."""
-        code = _LOAD.format(plugin=plugins.owner("engine", engine.name), requires=engine.requires)
-        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        loaded, modules, seconds = json.loads(done.stdout.splitlines()[-1])
-        record_property("description_modules", modules)
-        record_property("description_s", seconds)
-        assert loaded == [], f"the description imports {loaded}"
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_feature_is_claimed_and_tested_or_refused(
