@@ -280,6 +280,7 @@ class Plugins:
                 self.add_problem(row.name, reason, "Choose another path.")
             else:
                 routes.append(route)
+                own.add(route.path)
                 self._owners["path", route.path] = row.name
         self._owners.setdefault(("model type", model_type.name), row.name)
         self.model_types[model_type.name] = ModelType(

@@ -171,6 +171,39 @@ def test_a_name_that_is_taken_is_refused_naming_the_owner(site: Site) -> None:
     assert [family.name for _, family in plugins.families] == ["red", "blue"]
 
 
+SHARED = """
+from modelrack.hooks import ModelType, Route, hookimpl
+
+@hookimpl
+def register_model_types():
+    shared = Route(path="/v1/mix", ability="mix", request="m:R", response="m:A", summary="{summary}")
+    return [ModelType(name="{model_type}", routes=(shared,{more}))]
+"""
+
+
+def test_types_of_one_plugin_may_share_a_route(site: Site) -> None:
+    head, _, rest = SHARED.format(summary="Mix.", model_type="colour", more="").partition("return [")
+    both = rest.strip().removesuffix("]")
+    site.add("paint", f"{head}return [{both}, {both.replace('colour', 'tone')}]\n")
+    plugins = load_plugins("paint")
+    assert plugins.row("paint").problems == []
+    assert plugins.model_types["colour"].routes == plugins.model_types["tone"].routes != ()
+
+
+@pytest.mark.parametrize("summary", ["Mix.", "Stir."])
+def test_a_route_of_another_plugin_is_taken(site: Site, summary: str) -> None:
+    site.add("a", SHARED.format(summary="Mix.", model_type="colour", more=""))
+    site.add("b", SHARED.format(summary=summary, model_type="tone", more=""))
+    plugins = load_plugins("a,b")
+    assert "path /v1/mix is already registered by plugin 'a'" in str(plugins.row("b").to_json()["failure"])
+    assert plugins.model_types["tone"].routes == ()
+
+
+def test_a_route_that_is_there_twice_is_told(site: Site) -> None:
+    site.add("a", SHARED.format(summary="Mix.", model_type="colour", more=" shared"))
+    assert "path /v1/mix is already registered" in str(load_plugins("a").row("a").to_json()["failure"])
+
+
 def test_two_distributions_of_one_plugin_name(site: Site) -> None:
     site.add("paint", good())
     site.add("paint", good(engine="other"), distribution="other-paint")
