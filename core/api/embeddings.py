@@ -17,6 +17,8 @@ Input: TypeAlias = str | list[int]
 
 def _check_input(value: Any) -> Any:
     """Take the four shapes of `input` by hand: pydantic's errors for unions of long lists are long as well."""
+    if value == "":
+        raise ValueError("must not be empty")
     if isinstance(value, str) or value is None:
         return value
     if not isinstance(value, list):
@@ -73,10 +75,15 @@ class EmbeddingRequest(InferenceRequest):
         None, description="Cut what is too long for the model; default: refuse it with a 400."
     )
     prompt_name: str | None = Field(None, description="Name of the model's prompt to put before each text.")
-    prompt: str | None = Field(None, description="Text to put before each text; wins over prompt_name.")
-    instruction: str | None = Field(None, description="The task, for models that are told it; not with prompt.")
-    input_type: str | None = Field(None, description="query, document, …: the prompt of this name, if there is one.")
-    task: str | None = Field(None, description="The same as prompt_name, as Jina's clients spell it.")
+    prompt: str | None = Field(None, description="Text to put before each text; empty: none, not even the default.")
+    instruction: str | None = Field(None, description="The task in words, for models that are told it.")
+    input_type: str | None = Field(
+        None,
+        description="What the texts are for: query or document, or another that the model knows. It stands for the "
+        "prompt of that name, and for all else by which the model tells them apart; models that do not embed both "
+        "alike.",
+    )
+    task: str | None = Field(None, description="The same as input_type, as Jina's clients spell it.")
     return_sparse: bool | None = Field(None, description="Also answer weights by token (lexical embeddings).")
     return_multi_vector: bool | None = Field(
         None, description="Also answer one vector for each token (late interaction)."
@@ -86,13 +93,12 @@ class EmbeddingRequest(InferenceRequest):
 
     @model_validator(mode="after")
     def _settle(self) -> Self:
-        if self.input == "":
-            raise ValueError("'input' must not be empty")
         if self.normalize is None:
             self.normalize = self.normalize_embeddings
-        named = [name for name in ("prompt", "prompt_name", "instruction", "input_type", "task") if getattr(self, name)]
-        if len(named) > 1:
-            raise ValueError(f"only one of {' and '.join(repr(name) for name in named)} can be given")
+        for group in (("prompt", "prompt_name", "instruction"), ("task", "input_type")):
+            named = [name for name in group if getattr(self, name) is not None]
+            if len(named) > 1:
+                raise ValueError(f"only one of {' and '.join(repr(name) for name in named)} can be given")
         return self
 
     @property

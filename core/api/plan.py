@@ -28,7 +28,9 @@ class PlanEnvironment(_Answer):
     )
     is_built: bool = Field(description="False: it has to be built first.")
     path: str | None = Field(None, description="The environment that the request names.")
-    requirements: list[str] = Field([], description="What an environment of its own holds; else empty.")
+    name: str | None = Field(None, description="Of an environment that was made for the engine already.")
+    size_bytes: int | None = Field(None, description="Of all its files, whether other environments share them or not.")
+    requirements: list[str] = Field([], description="What one that has to be built is going to hold; else empty.")
 
 
 class PlanDownload(_Answer):

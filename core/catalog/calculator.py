@@ -5,8 +5,10 @@ from typing import Literal
 
 from ..errors import BadRequest
 from .memory import CUDA_BYTES, activation_bytes, cache_bytes
+from .names import FORMATS
 from .shapes import Shape, typical_shape
-from .weights import weights_by_size
+from .suggest import did_you_mean, listing
+from .weights import check_quantization, weights_by_size
 
 __all__ = ["Needs", "calculate"]
 
@@ -58,7 +60,8 @@ def calculate(
         weights: bytes of its files; None: by size and quantization.
         cache_bits: of a number in the cache: 8, 16 or 32.
 
-    Raises: BadRequest: the context is too long or not positive, or nothing says how large the model is.
+    Raises: BadRequest: the context is too long or not positive, nothing says how large the model is, or format or
+        quantization are not known and the bytes of the files not either.
     """
     if not 0 < context <= _MAX_CONTEXT:
         raise BadRequest(f"The context must be 1 to {_MAX_CONTEXT} tokens, not {context}.", param="context_length")
@@ -66,6 +69,13 @@ def calculate(
         raise BadRequest(
             "Nothing says how large the model is.", param="model_size_in_billions", remedy="Give its size."
         )
+    if weights is None:
+        if form not in FORMATS:
+            raise BadRequest(
+                f"'{form[:64]}' is no known format; known are: {listing(FORMATS)}." + did_you_mean(form, FORMATS),
+                param="model_format",
+            )
+        check_quantization(quantization)
     own = shape or typical_shape(size_b or 1.0)
     return Needs(
         model_mem=weights_by_size(size_b or 0.0, quantization, form, own) if weights is None else weights,

@@ -151,7 +151,7 @@ def list_options(
     for verdict in verdicts:
         if not verdict.accepted:
             continue
-        checked, wrong = _checked_options(verdict.engine, request)
+        checked, wrong = _checked_options(verdict.engine, subject.family.model_type, request)
         for number in verdict.accepted:
             form = forms[number]
             plan = load_plan(subject, form, request, checked, accelerators)
@@ -171,21 +171,23 @@ def list_options(
     return options
 
 
-def _checked_options(engine: Engine, request: LaunchRequest) -> tuple[dict[str, Any], BadRequest | None]:
+def _checked_options(
+    engine: Engine, model_type: str, request: LaunchRequest
+) -> tuple[dict[str, Any], BadRequest | None]:
     """Return an engine's options, and what is wrong with what the request asks of it: then the options are defaults."""
     adapters = request.peft_model_config.lora_list if request.peft_model_config else []
     wrong: BadRequest | None = None
     if adapters and not engine.takes_lora:
         wrong = BadRequest(f"Engine '{engine.name}' takes no LoRA adapters.", param="peft_model_config.lora_list")
     try:
-        return check_options(engine, request.engine_options, LaunchRequest.model_fields), wrong
+        return check_options(engine, model_type, request.engine_options, LaunchRequest.model_fields), wrong
     except BadRequest as error:
-        return _defaults(engine), error
+        return _defaults(engine, model_type), error
 
 
-def _defaults(engine: Engine) -> dict[str, Any]:
+def _defaults(engine: Engine, model_type: str) -> dict[str, Any]:
     try:
-        return check_options(engine, {})
+        return check_options(engine, model_type, {})
     except BadRequest:  # it has options that must be given
         return {}
 

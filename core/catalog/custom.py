@@ -8,11 +8,21 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+)
 
 from ..api.launch import parse_size
 from ..errors import BadRequest
 from ..hooks.types import Family, ModelType, Source, Variant
+from .adhoc import served_abilities
 from .merge import Contradiction, merge_variants
 from .names import check_name, plain_format
 from .suggest import did_you_mean, listing
@@ -130,12 +140,16 @@ class _SpecFields(_FileFields):
     model_src: dict[str, _FileFields] | None = None
     cache_status: Any = None  # part of what GET answers; says nothing about the family
 
-    def to_variant(self, where: str) -> Variant:
+    def to_variant(self, where: str, hub: str = "huggingface") -> Variant:
         """Return the variant with its sources.
+
+        Args:
+            where: the field that it stands in, for errors.
+            hub: of its files, where it names none.
 
         Raises: BadRequest: it says nowhere where the files are.
         """
-        sources = [self.to_source(self.model_hub or "huggingface")]
+        sources = [self.to_source(self.model_hub or hub)]
         sources += [place.to_source(hub) for hub, place in (self.model_src or {}).items()]
         found = tuple(source for source in sources if source is not None)
         if not found:
@@ -151,6 +165,10 @@ class _SpecFields(_FileFields):
         )
 
 
+_OF_FAMILY = ("model_hub", "cache_status")
+"""Fields of a spec that may stand beside `model_specs`: older versions say there which hub all of them are of."""
+
+
 class _Facts(_Strict):
     """Facts that only some types have; one list for all types, so that a type is data and no class."""
 
@@ -160,7 +178,7 @@ class _Facts(_Strict):
     cache_config: dict[str, Any] | str | None = None
     dimensions: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
-    type: str | None = None
+    type: str | None = Field(None, validation_alias=AliasChoices("type", "kind"))
     multilingual: bool | None = None
     engine: str | None = None
     controlnet: list[Any] | None = None
@@ -211,10 +229,11 @@ class _Registration(_Facts, _SpecFields):
         Raises: BadRequest: names the field at fault.
         """
         if self.model_specs:
-            for name in ("model_id", "model_uri", "model_src"):
-                if getattr(self, name):
+            for name in _SpecFields.model_fields:
+                if name in self.model_fields_set and name not in _OF_FAMILY and getattr(self, name):
                     raise BadRequest(f"{name}: give it in model_specs, or leave model_specs out.", param=name)
-            variants = [spec.to_variant(f"model_specs.{index}") for index, spec in enumerate(self.model_specs)]
+            hub = self.model_hub or "huggingface"
+            variants = [spec.to_variant(f"model_specs.{index}", hub) for index, spec in enumerate(self.model_specs)]
         else:
             variants = [self.to_variant("")]
         facts = {name: value for name in FACT_FIELDS if (value := getattr(self, name)) is not None}
@@ -346,7 +365,7 @@ def parse_family(
         )
     family = parsed.to_family(model_type.name)
     check_name(family.name, name_field)
-    _check_abilities(model_type, family, abilities_field)
+    family = replace(family, abilities=_abilities(model_type, family.abilities, abilities_field))
     try:
         family = replace(family, variants=merge_variants(family.variants))
     except Contradiction as error:
@@ -409,19 +428,24 @@ def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[s
     return list((nested[str(names[-1])] if names else kind).model_fields)
 
 
-def _check_abilities(model_type: ModelType, family: Family, field: str) -> None:
-    known = model_type.abilities
-    if not known:
-        return
-    if not family.abilities:
-        raise BadRequest(f"{field}: missing; a model of type {model_type.name} has: {listing(known)}.", param=field)
-    for index, ability in enumerate(family.abilities):
-        if ability not in known:
+def _abilities(model_type: ModelType, given: tuple[str, ...], field: str) -> tuple[str, ...]:
+    """Check abilities, and add the one that every model of the type has: Xinference writes it for LLMs only.
+
+    Raises: BadRequest: names the field.
+    """
+    known, served = model_type.abilities, served_abilities(model_type)
+    for index, ability in enumerate(given):
+        if known and ability not in known:
             raise BadRequest(
                 f"{field}.{index}: '{ability}' is no ability of type {model_type.name}, which has: {listing(known)}."
                 + did_you_mean(ability, known),
                 param=f"{field}.{index}",
             )
+    if len(served) == 1:
+        return tuple(dict.fromkeys((*served, *given)))
+    if known and not given:
+        raise BadRequest(f"{field}: missing; a model of type {model_type.name} has: {listing(known)}.", param=field)
+    return given
 
 
 def _inherit(family: Family, parent: Family) -> Family:

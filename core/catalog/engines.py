@@ -82,7 +82,7 @@ def find_engine(plugins: Plugins, name: str, model_type: str) -> Engine:
 
     Raises: BadRequest: no such engine, with the closest names; NoEngine: it runs other types.
     """
-    engine = plugins.find_engine(name)
+    engine = plugins.find_engine(name, model_type)
     known = [engine.name for engine in engines_of(plugins, model_type)]
     if engine is None:
         raise BadRequest(
@@ -194,8 +194,10 @@ def _unavailable_reason(engine: Engine, where: Where) -> str:
     return f"not installed ({modules} cannot be found). {engine.remedy}".rstrip(" ")
 
 
-def check_options(engine: Engine, options: Mapping[str, Any], parameters: Iterable[str] = ()) -> dict[str, Any]:
-    """Validate an engine's options; returns all of them, JSON-ready, with defaults filled in.
+def check_options(
+    engine: Engine, model_type: str, options: Mapping[str, Any], parameters: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Validate an engine's options for a type of models; returns all, JSON-ready, with defaults filled in.
 
     Dashes in names count as underscores; text from the command line is read as the option's type needs it.
 
@@ -204,23 +206,24 @@ def check_options(engine: Engine, options: Mapping[str, Any], parameters: Iterab
 
     Raises: BadRequest: names the option, and lists what there is if it is unknown.
     """
-    fields = engine.options.model_fields
+    known = engine.options_for(model_type)
+    fields = known.model_fields
     named = {}
     for name, value in options.items():
         plain = name if name in fields else name.replace("-", "_")
         if plain in named:
             raise BadRequest(f"Option '{plain}' is given twice.", param=plain)
-        if plain not in fields and engine.options.model_config.get("extra") == "forbid":
-            raise _unknown_option(engine, name, parameters)
+        if plain not in fields and known.model_config.get("extra") == "forbid":
+            raise _unknown_option(engine, list(fields), name, parameters)
         named[plain] = value
     try:
-        checked = engine.options.model_validate(named)
+        checked = known.model_validate(named)
     except ValidationError as error:
         decoded = _decode_json(named, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
         if decoded is None:
             raise _invalid_option(engine, error) from error
         try:
-            checked = engine.options.model_validate(decoded)
+            checked = known.model_validate(decoded)
         except ValidationError as second:
             raise _invalid_option(engine, second) from second
     return checked.model_dump(mode="json")
@@ -241,8 +244,7 @@ def _decode_json(options: dict[str, Any], names: set[str]) -> dict[str, Any] | N
     return decoded if changed else None
 
 
-def _unknown_option(engine: Engine, name: str, parameters: Iterable[str]) -> BadRequest:
-    fields = list(engine.options.model_fields)
+def _unknown_option(engine: Engine, fields: list[str], name: str, parameters: Iterable[str]) -> BadRequest:
     return BadRequest(
         f"Engine '{engine.name}' has no option '{name[:100]}'.{did_you_mean(name, [*fields, *parameters])} "
         f"Its options are: {listing(fields, 60)}.",

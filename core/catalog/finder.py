@@ -9,11 +9,12 @@ from ..api.launch import LaunchRequest
 from ..errors import BadRequest, ModelNotFound
 from ..hooks.loader import Plugins
 from ..hooks.types import Candidate, Family, ModelFiles, ModelType, Source, Variant
+from .adhoc import adhoc_family, served_abilities
 from .cache import Record, by_version, find_cached, find_cached_repository, read_records
 from .catalog import Catalog
 from .engines import missing_modules
 from .gguf import quantization_in_name
-from .local import Inspected, adhoc_family, inspect, inspect_files, source_path
+from .local import Inspected, inspect, inspect_files, source_path
 from .names import NAME_PATTERN, expand_home, plain_format, same_quantization, same_size
 from .reference import HubReference, parse_reference
 from .suggest import did_you_mean, listing
@@ -133,7 +134,7 @@ class Finder:
         family = Family(
             name=_name(reference.name),
             model_type=self._request.model_type,
-            abilities=_assumed_abilities(self._type()),
+            abilities=served_abilities(self._type()),  # whatever the files are, when they come
             variants=tuple(
                 Variant(
                     format=form,
@@ -276,12 +277,6 @@ def _closest_variant(family: Family, form: str, wanted: float | None, found: flo
     elif len(alike) == 1:
         return replace(alike[0], sources=())
     return Variant(format=form, size_b=found)
-
-
-def _assumed_abilities(model_type: ModelType) -> tuple[str, ...]:
-    """Return the abilities of a model whose files are yet to come: all that a route of the type needs or serves."""
-    needed = (need for route in model_type.routes for need in (*route.needs, route.ability))
-    return tuple(dict.fromkeys(ability for ability in needed if ability in model_type.abilities))
 
 
 def _formats(reference: HubReference, wanted: str | None, quantization: str | None) -> Iterable[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,7 @@ class GgufMetadata:
         tensor_bytes: bytes of all tensors.
         file_bytes: bytes of all files.
         tensor_type: name of the tensor type that most bytes have.
+        head_tensors: shapes of the tensors that make a score of what the model has read, by name.
     """
 
     path: str
@@ -66,6 +67,7 @@ class GgufMetadata:
     tensor_bytes: int
     file_bytes: int
     tensor_type: str | None
+    head_tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def text(self, key: str) -> str | None:
         """Return a string value, or None if it is absent, empty or no string."""
@@ -101,6 +103,11 @@ class GgufMetadata:
     def pooling_type(self) -> int | None:
         """Return how an embedding model pools: 0 none, 1 mean, 2 first token, 3 last token, 4 rank."""
         return self.number("pooling_type")
+
+    @property
+    def has_head(self) -> bool:
+        """Tell whether it has what makes a score: models that rank do, also those that say nothing of their pooling."""
+        return bool(self.head_tensors)
 
     @property
     def is_projector(self) -> bool:
@@ -154,6 +161,7 @@ def read_metadata(path: str | Path, arrays: Collection[str] = ()) -> GgufMetadat
         tensor_bytes=first.tensor_bytes + sum(part.tensor_bytes for part in rest),
         file_bytes=first.file_bytes + sum(part.file_bytes for part in rest),
         tensor_type=next((name for name in types if name), None),
+        head_tensors={name: shape for part in (first, *rest) for name, shape in part.head_tensors.items()},
     )
 
 
@@ -225,4 +233,5 @@ def _read(path: Path, arrays: tuple[str, ...]) -> GgufMetadata:
         tensor_bytes=header.tensor_bytes,
         file_bytes=header.file_bytes,
         tensor_type=header.tensor_type,
+        head_tensors=header.head_tensors,
     )

@@ -21,6 +21,7 @@ __all__ = ["Header", "read_header"]
 _WINDOW: Final = 1 << 20
 _MAX_KEYS: Final = 1 << 16
 _MAX_TENSORS: Final = 1 << 17
+_HEAD_TENSORS: Final = frozenset({"cls.weight", "cls.output.weight"})
 _MAX_KEY_BYTES: Final = (1 << 16) - 1
 _MAX_STRING_BYTES: Final = 16 << 20
 _MAX_KEPT_BYTES: Final = 64 << 20
@@ -97,6 +98,7 @@ class Header:
         tensor_bytes: bytes of all tensors.
         file_bytes: bytes of the file.
         tensor_type: name of the tensor type that most bytes have.
+        head_tensors: shapes of the tensors that make a score of what the model has read, by name.
     """
 
     version: int
@@ -107,6 +109,7 @@ class Header:
     tensor_bytes: int
     file_bytes: int
     tensor_type: str | None
+    head_tensors: Mapping[str, tuple[int, ...]]
 
 
 def read_header(path: Path, descriptor: int, arrays: Collection[str]) -> Header:
@@ -172,6 +175,7 @@ class _Reader:
             tensor_bytes=tensors[1],
             file_bytes=self._size,
             tensor_type=tensors[2],
+            head_tensors=MappingProxyType(tensors[3]),
         )
 
     def _check_magic(self) -> int:
@@ -311,13 +315,14 @@ class _Reader:
                 self._skip_to(self._base + self._at + length)
             count -= min(count, _BLOCK)
 
-    def _tensors(self, count: int, keys: Mapping[str, Any]) -> tuple[int, int, str | None]:
-        """Read the tensors' list; returns elements, bytes and the commonest type."""
+    def _tensors(self, count: int, keys: Mapping[str, Any]) -> tuple[int, int, str | None, dict[str, tuple[int, ...]]]:
+        """Read the tensors' list; returns elements, bytes, the commonest type, and the shapes of those of a head."""
         elements = 0
         end = 0
         sizes: dict[str, int] = {}
+        heads: dict[str, tuple[int, ...]] = {}
         for _ in range(count):
-            self._key()
+            tensor = self._key()
             dimensions = self._number(_U32)
             if dimensions > 8:
                 self._refuse(f"a tensor has {dimensions} dimensions")
@@ -329,6 +334,8 @@ class _Reader:
             if offset + size_bytes > 1 << 62:
                 self._refuse("a tensor claims an absurd size")
             elements += size
+            if tensor in _HEAD_TENSORS:
+                heads[tensor] = tuple(shape)
             end = max(end, offset + size_bytes)
             sizes[name] = sizes.get(name, 0) + size_bytes
         alignment = keys.get("general.alignment", 32)
@@ -338,4 +345,4 @@ class _Reader:
         data = -(-position // alignment) * alignment
         if count and data + end > self._size:
             self._cut(data + end)
-        return elements, sum(sizes.values()), max(sizes, key=sizes.__getitem__, default=None) or None
+        return elements, sum(sizes.values()), max(sizes, key=sizes.__getitem__, default=None) or None, heads

@@ -1,24 +1,33 @@
 """Look at model files on this machine: which format they have, and what they say of themselves."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BadRequest
-from ..hooks.types import Family, ModelFiles, ModelType, Source
+from ..hooks.types import ModelFiles, Source
 from .gguf import GgufMetadata, quantization_in_name, read_metadata, split_parts
 from .names import rank_quantization, same_quantization
 from .suggest import did_you_mean, listing
 
-__all__ = ["Inspected", "adhoc_family", "inspect", "inspect_files", "is_projector_name", "source_path"]
+__all__ = [
+    "Inspected",
+    "Module",
+    "inspect",
+    "inspect_files",
+    "is_projector_name",
+    "read_json",
+    "read_modules",
+    "source_path",
+]
 
 _MAX_JSON_BYTES = 16 << 20
 _MAX_FILES = 4096
+_MAX_MODULES = 64
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _QUANT_METHODS = {"bitsandbytes": "bnb", "compressed-tensors": "pytorch"}
-_RANK_POOLING = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,19 @@ class Inspected:
     gguf: GgufMetadata | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of a model that sentence-transformers has written.
+
+    Args:
+        kind: dotted path of its class.
+        path: its folder below the model's; empty: that one.
+    """
+
+    kind: str
+    path: str
+
+
 def inspect(path: Path, quantization: str | None = None) -> Inspected:
     """Look at a model file, or at a folder that holds one model.
 
@@ -54,7 +76,8 @@ def inspect(path: Path, quantization: str | None = None) -> Inspected:
         if not path.exists():
             raise BadRequest(f"There is no file or folder {path}.", param="model_path")
     except (OSError, ValueError) as error:
-        raise BadRequest(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadRequest(f"{str(path)[:500]} cannot be read: {reason}.", param="model_path") from error
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise BadRequest(
@@ -97,62 +120,6 @@ def is_projector_name(name: str) -> bool:
     return "mmproj" in name.rsplit("/", 1)[-1].lower()
 
 
-def adhoc_family(name: str, model_type: ModelType, found: Inspected) -> Family:
-    """Describe a model that no family knows, by what its files say.
-
-    Raises: BadRequest: it is a model of another type.
-    """
-    abilities: tuple[str, ...] = ()
-    if "generate" in model_type.abilities:
-        if found.gguf is not None:
-            _refuse_other_types(found.gguf)
-        abilities = ("chat", "generate") if found.chat_template else ("generate",)
-        abilities += _further_abilities(found)
-        abilities = tuple(ability for ability in abilities if ability in model_type.abilities)
-    return Family(
-        name=name,
-        model_type=model_type.name,
-        abilities=abilities,
-        context_length=found.context_length,
-        architectures=found.architectures,
-        reasoning_tags=("<think>", "</think>") if "reasoning" in abilities else None,
-    )
-
-
-def _further_abilities(found: Inspected) -> tuple[str, ...]:
-    template = found.chat_template or ""
-    more = []
-    if "tools" in template:
-        more.append("tools")
-    if "<think>" in template and "</think>" in template:
-        more.append("reasoning")
-    if found.files.projector:
-        projector = read_metadata(found.files.projector)
-        more += [
-            name
-            for name, key in (("vision", "clip.has_vision_encoder"), ("audio", "clip.has_audio_encoder"))
-            if projector.keys.get(key) is True
-        ]
-    return tuple(more)
-
-
-def _refuse_other_types(gguf: GgufMetadata) -> None:
-    pooling = gguf.pooling_type or 0
-    if gguf.is_projector:
-        raise BadRequest(
-            f"{gguf.path} is a multimodal projector, which is no model by itself.",
-            remedy="Give the model's own GGUF file.",
-        )
-    if pooling == _RANK_POOLING:
-        raise BadRequest(
-            f"{gguf.path} is a rerank model.", param="model_type", remedy="Launch it with: --model-type rerank"
-        )
-    if pooling > 0 or gguf.keys.get(f"{gguf.architecture}.attention.causal") is False:
-        raise BadRequest(
-            f"{gguf.path} is an embedding model.", param="model_type", remedy="Launch it with: --model-type embedding"
-        )
-
-
 def _inspect_gguf(path: Path, projector: str | None) -> Inspected:
     gguf = read_metadata(split_parts(path)[0])
     template = gguf.chat_template
@@ -175,10 +142,11 @@ def _named_quantization(name: str, stated: str) -> str:
 
 
 def _inspect_folder(folder: Path, quantization: str | None, files: ModelFiles | None = None) -> Inspected:
-    if (folder / "config.json").is_file():
-        return _inspect_transformers(folder, files)
+    modules = read_modules(folder)
+    if (folder / "config.json").is_file() or modules:
+        return _inspect_transformers(folder, modules, files)
     if (folder / "model_index.json").is_file():
-        index = _read_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json")
         name = index.get("_class_name")
         return Inspected(
             files=files or ModelFiles(path=str(folder), format="pytorch"),
@@ -227,8 +195,10 @@ def _choose_gguf(folder: Path, names: list[str], quantization: str | None) -> st
     )
 
 
-def _inspect_transformers(folder: Path, files: ModelFiles | None) -> Inspected:
-    config = _read_json(folder / "config.json")
+def _inspect_transformers(folder: Path, modules: Sequence[Module], files: ModelFiles | None) -> Inspected:
+    first = folder / modules[0].path if modules else folder  # where older versions have put the encoder
+    file = next((place / "config.json" for place in (folder, first) if (place / "config.json").is_file()), None)
+    config = {} if file is None else read_json(file)
     form, quantization = _quantization_of(config)
     text = config.get("text_config")
     length = config.get("max_position_embeddings")
@@ -266,22 +236,53 @@ def _folder_template(folder: Path) -> str | None:
         return file.read_text(encoding="utf-8", errors="replace")
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")
     return template if isinstance(template, str) and template else None
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a small file that holds a JSON object.
+
+    Raises: BadRequest: it cannot be read, is too large, or holds something else.
+    """
+    data = _decode(file)
+    if not isinstance(data, dict):
+        raise BadRequest(f"{file} is not a JSON object.")
+    return data
+
+
+def read_modules(folder: Path) -> tuple[Module, ...]:
+    """Return the modules that sentence-transformers puts a model together from (`modules.json`); empty: none are named.
+
+    Raises: BadRequest: the file is broken, or names a folder outside of the model's.
+    """
+    file = folder / "modules.json"
+    if not file.is_file():
+        return ()
+    data = _decode(file)
+    entries = data if isinstance(data, list) else []
+    modules = []
+    for entry in entries[:_MAX_MODULES]:
+        kind, path = (entry.get("type"), entry.get("path", "")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(path, str) or "\0" in path:
+            raise BadRequest(f"{file} is no list of modules.")
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            raise BadRequest(f"{file} names the folder {path[:100]!r}, which is not inside the model's.")
+        modules.append(Module(kind=kind, path=path))
+    if not modules:
+        raise BadRequest(f"{file} is no list of modules.")
+    return tuple(modules)
+
+
+def _decode(file: Path) -> Any:
     try:
         if file.stat().st_size > _MAX_JSON_BYTES:
             raise BadRequest(f"{file} is larger than {_MAX_JSON_BYTES >> 20} MiB.")
-        data = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadRequest(f"{file} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise BadRequest(f"{file} is not a JSON object.")
-    return data

@@ -23,6 +23,7 @@ __all__ = [
     "corrected",
     "devices_of",
     "dtype_bytes",
+    "estimate_encoder",
     "estimate_plainly",
     "estimate_reserving",
     "estimate_torch",
@@ -44,6 +45,11 @@ CUDA_BYTES = 500 << 20
 _PROCESS_BYTES = 128 << 20
 """A process of an engine that says nothing of itself."""
 _PLAIN_BATCH = 512
+
+_WRITES = frozenset({"chat", "generate"})
+_WRITES_NOTHING = frozenset({"embed", "rerank"})
+"""Abilities of models that keep a cache of what they have read, and of such that read a text once."""
+
 _GIB = 1 << 30
 
 
@@ -221,8 +227,46 @@ def estimate_reserving(
     )
 
 
+def estimate_encoder(
+    plan: LoadPlan,
+    machine: Machine,
+    *,
+    batched_tokens: int,
+    dtype: str | None = None,
+    extra_bytes: int = 0,
+    process_bytes: int = TORCH_BYTES,
+) -> MemoryEstimate | None:
+    """Estimate a replica that embeds or ranks: it reads texts once and keeps nothing of them, so it has no cache.
+
+    It holds for models with encoders and with decoders. None: nothing is known of the model.
+
+    Args:
+        batched_tokens: computed at once, padding included: the texts of a batch times the longest of them.
+        dtype: what weights are converted to; None or `auto`: what the files have. Quantized weights stay.
+        extra_bytes: weights beside the model's (adapters).
+        process_bytes: main memory of the process, without weights and activations.
+    """
+    own = None if dtype in (None, "auto") else dtype_bytes(dtype)
+    weights, shape = weights_of(plan, own), shape_of(plan)
+    if weights is None:
+        return None
+    overhead = CUDA_BYTES * len(plan.accelerators) if plan.accelerators else process_bytes
+    if shape is not None:
+        overhead += activation_bytes(shape, batched_tokens, 0, own or 4.0)
+    return MemoryEstimate(
+        weights_bytes=weights + extra_bytes,
+        overhead_bytes=overhead,
+        host_bytes=process_bytes if plan.accelerators else 0,
+    )
+
+
 def estimate_plainly(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
-    """Estimate a replica of an engine that says nothing: weights, a cache of a moderate context, and an overhead."""
+    """Estimate a replica of an engine that says nothing: weights, a cache of a moderate context, and an overhead.
+
+    What embeds or ranks, and writes no text, has no cache.
+    """
+    if _WRITES_NOTHING.intersection(plan.family.abilities) and not _WRITES.intersection(plan.family.abilities):
+        return estimate_encoder(plan, machine, batched_tokens=_PLAIN_BATCH, process_bytes=_PROCESS_BYTES)
     weights, shape = weights_of(plan), shape_of(plan)
     if weights is None:
         return None

@@ -47,6 +47,10 @@ DEFAULT_QUANTIZATIONS = (
 _RANKS = {name.lower(): rank for rank, name in enumerate(DEFAULT_QUANTIZATIONS)}
 
 
+FORMATS = ("pytorch", "gguf", "gptq", "awq", "fp8", "fp4", "bnb", "mlx")
+"""Formats whose sizes can be reckoned; plugins may bring others."""
+
+
 def check_name(name: str, param: str = "model_name") -> str:
     """Return `name` if a family may be called so.
 

@@ -1,7 +1,8 @@
 """What a launch would do: engine, environment, download, memory, and what could be launched instead."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..api.launch import LaunchRequest
 from ..api.plan import (
@@ -14,15 +15,18 @@ from ..api.plan import (
     PlanRelief,
     PlanRoom,
 )
-from ..hooks.types import Machine
+from ..hooks.types import Engine, Machine
 from .choosing import Option, devices_for, why_later
 from .memory import total_bytes
 from .names import format_size
 from .resolution import Choices
 
-__all__ = ["Running", "make_plan", "make_room"]
+__all__ = ["FindBuilt", "Running", "make_plan", "make_room"]
 
 _ALTERNATIVES = 20
+
+FindBuilt: TypeAlias = Callable[[Engine], tuple[str, int] | None]
+"""Finds an engine's own environment: its name, and the bytes of its files; None: it is not made yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +48,13 @@ def make_plan(
     machine: Machine,
     running: Sequence[Running] = (),
     download_bytes: int | None = None,
+    built: FindBuilt = lambda engine: None,
 ) -> PlanAnswer:
     """Describe what would be launched, and what instead; pure.
 
     Args:
         download_bytes: of the first choice; None if that is not known.
+        built: finds an engine's own environment.
     """
     first = choices.options[0]
     _, used = devices_for(request, machine)
@@ -57,12 +63,12 @@ def make_plan(
         model_name=choices.subject.family.name,
         model_type=choices.model_type.name,
         replica=request.replica,
-        choice=_describe(first, request, kind, _why_first(choices.options), download_bytes),
+        choice=_describe(first, request, kind, built, _why_first(choices.options), download_bytes),
         refused=choices.refused,
         devices=_devices(machine, used),
         room=make_room(first, running, used),
         alternatives=[
-            _describe(option, request, kind, why_later(first, option), None)
+            _describe(option, request, kind, built, why_later(first, option), None)
             for option in choices.options[1 : _ALTERNATIVES + 1]
         ],
     )
@@ -74,8 +80,27 @@ def _why_first(options: Sequence[Option]) -> str:
     return f"best of {len(options)}: {why_later(options[0], options[1])}"
 
 
-def _describe(option: Option, request: LaunchRequest, kind: str, reason: str, download_bytes: int | None) -> PlanChoice:
-    form, verdict, reckoned = option.form, option.verdict, option.fit.reckoned
+def _environment(option: Option, request: LaunchRequest, kind: str, built: FindBuilt) -> PlanEnvironment:
+    verdict, declared = option.verdict, option.engine.environment
+    found = built(option.engine) if verdict.where == "isolated" and verdict.is_built else None
+    requirements: list[str] = []
+    if declared is not None and verdict.where == "isolated" and not verdict.is_built:
+        requirements = [*declared.requirements, *declared.by_device.get(kind, ())]
+        requirements += request.virtual_env_packages or []
+    return PlanEnvironment(
+        where=verdict.where,
+        is_built=verdict.is_built,
+        path=request.wanted_environment if verdict.where == "path" else None,
+        name=found[0] if found else None,
+        size_bytes=found[1] if found else None,
+        requirements=requirements,
+    )
+
+
+def _describe(
+    option: Option, request: LaunchRequest, kind: str, built: FindBuilt, reason: str, download_bytes: int | None
+) -> PlanChoice:
+    form, reckoned = option.form, option.fit.reckoned
     memory = reckoned.memory
     needed = memory and PlanMemory(
         weights_bytes=memory.weights_bytes,
@@ -85,11 +110,6 @@ def _describe(option: Option, request: LaunchRequest, kind: str, reason: str, do
         total_bytes=total_bytes(memory),
         basis=reckoned.basis,
     )
-    declared = option.engine.environment if verdict.where == "isolated" else None
-    requirements: list[str] = []
-    if declared is not None:
-        requirements = [*declared.requirements, *declared.by_device.get(kind, ())]
-        requirements += request.virtual_env_packages or []
     source = form.source if form.found is None else None
     return PlanChoice(
         model_engine=option.engine.name,
@@ -97,12 +117,7 @@ def _describe(option: Option, request: LaunchRequest, kind: str, reason: str, do
         model_size_in_billions=format_size(form.variant.size_b),
         quantization=form.quantization,
         rank=option.rank,
-        environment=PlanEnvironment(
-            where=verdict.where,
-            is_built=verdict.is_built,
-            path=request.wanted_environment if verdict.where == "path" else None,
-            requirements=requirements,
-        ),
+        environment=_environment(option, request, kind, built),
         download=PlanDownload(
             bytes=0 if form.found else download_bytes,
             path=form.found.files.path or None if form.found else None,

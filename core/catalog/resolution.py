@@ -9,15 +9,16 @@ from ..api.launch import LaunchRequest
 from ..errors import BadRequest, EngineUnavailable, NoEngine
 from ..hooks.loader import Plugins
 from ..hooks.types import Engine, Family, Machine, ModelFiles, ModelType, Source, Variant
+from .adhoc import adhoc_family
 from .catalog import Catalog
 from .choosing import Option, list_options, rank_options
 from .engines import IsBuilt, Verdict, Where, ask, engines_of, find_engine, missing_modules, refusal
 from .finder import Finder, Form, Subject, check_hub
 from .fit import Recall
-from .local import adhoc_family, inspect_files
+from .local import inspect_files
 from .names import format_size, plain_format, same_quantization, same_size
 from .suggest import did_you_mean, listing
-from .weights import bits_of
+from .weights import bits_of, is_known
 
 __all__ = ["Choices", "Resolved", "available_forms", "complete", "find_forms", "resolve", "settle", "survey"]
 
@@ -250,7 +251,7 @@ def _is_quantization(subject: Subject, form: Form, wanted: str) -> bool:
     """Tell whether a form has a quantization; of one file that is named, the exact type need not be known."""
     if same_quantization(form.quantization, wanted):
         return True
-    return subject.is_fixed and bits_of(form.quantization) == bits_of(wanted)
+    return subject.is_fixed and is_known(wanted) and bits_of(form.quantization) == bits_of(wanted)
 
 
 def _available(subject: Subject) -> list[dict[str, Any]]:

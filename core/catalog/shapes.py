@@ -165,7 +165,9 @@ def shape_of_config(data: Mapping[str, Any]) -> Shape | None:
     width = config.number("hidden_size", "n_embd", "d_model", "dim")
     if layers is None or width is None or layers > 1 << 16:
         return None
-    hidden = config.number("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size") or 4 * width
+    hidden = (
+        config.number("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "hidden_dim") or 4 * width
+    )
     expert = config.number("moe_intermediate_size")
     if expert is not None:
         hidden = expert * (config.number("num_experts_per_tok", "moe_top_k") or 1)

@@ -5,14 +5,17 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
 
+from ..errors import BadRequest
+from .local import read_modules
 from .names import same_quantization
 from .shapes import Shape
+from .suggest import did_you_mean, listing
 
-__all__ = ["DTYPE_BYTES", "bits_of", "folder_weights", "weights_by_size"]
+__all__ = ["DTYPE_BYTES", "bits_of", "check_quantization", "folder_weights", "is_known", "weights_by_size"]
 
 DTYPE_BYTES: Final[Mapping[str, float]] = {
     **dict.fromkeys(("float64", "f64", "i64", "u64"), 8.0),
@@ -40,20 +43,50 @@ _FULL_BITS = 16.0
 _SCALES_BITS = 0.25  # a 16-bit scale and a zero point for each 128 weights, as GPTQ and AWQ keep them
 _MAX_HEADER_BYTES = 64 << 20
 _MAX_FILES = 4096
+_PREFIX = re.compile(r"^(?:UD|i1)-", re.IGNORECASE)
+"""What quantizers put in front: tensors differ in their types, or an importance matrix was used."""
+
+_KNOWN = re.compile(
+    r"(?:(?:UD|i1)-)?(?:I?Q[1-8](?:_[A-Z0-9]+)*|TQ[12]_0|(?:MX|NV)?FP(?:4|6|8|16|32)(?:_[A-Z0-9]+)*|BF16|F(?:16|32)"
+    r"|U?INT(?:[1-8]|16)|W[1-8](?:A\d+)?|NF4|AWQ|[1-8]-?BITS?|NONE)(?:-[A-Z0-9]+)*",
+    re.IGNORECASE,
+)
 _NAMED_BITS = re.compile(r"(?:q|int|fp|bf|f|w)(\d+)|(\d+)-?bit", re.IGNORECASE)
+
+
+def is_known(quantization: str) -> bool:
+    """Tell whether the name of a quantization says how many bits a parameter takes."""
+    return _KNOWN.fullmatch(quantization) is not None
+
+
+def check_quantization(name: str) -> str:
+    """Return the name of a quantization, if it says how many bits a parameter takes.
+
+    Raises: BadRequest: it does not.
+    """
+    if not is_known(name):
+        known = ("none", "F32", "BF16", "FP8", "FP4", "NF4", "AWQ", "Int8", "Int4", "8-bit", "4-bit", *_BITS)
+        raise BadRequest(
+            f"'{name[:64]}' is no known quantization; known are: {listing(known, 60)}." + did_you_mean(name, known),
+            param="quantization",
+        )
+    return name
 
 
 def bits_of(quantization: str) -> float:
     """Return about how many bits a parameter takes, by the quantization's name; 16 where it says nothing."""
-    plain = quantization.upper().removeprefix("UD-").replace("_XL", "_M")
+    bare = _PREFIX.sub("", quantization)
+    plain = bare.upper().replace("_XL", "_M")
     known = next((bits for name, bits in _BITS.items() if same_quantization(name, plain)), None)
     if known is not None:
         return known
-    match = _NAMED_BITS.search(quantization)
+    if plain.split("-")[0] == "AWQ":  # the method has four bits; what follows the name is about some layers
+        return 4 + _SCALES_BITS
+    match = _NAMED_BITS.search(bare)
     bits = float(match[1] or match[2]) if match else _FULL_BITS
     if bits >= _FULL_BITS or bits <= 0:
         return min(max(bits, 1.0), 32.0)
-    return bits * 1.12 + 0.4 if re.match(r"(?:UD-)?I?Q\d", quantization, re.IGNORECASE) else bits + _SCALES_BITS
+    return bits * 1.12 + 0.4 if re.match(r"I?Q\d", bare, re.IGNORECASE) else bits + _SCALES_BITS
 
 
 def weights_by_size(size_b: float, quantization: str, form: str, shape: Shape | None, dtype_bytes: float = 2.0) -> int:
@@ -80,13 +113,15 @@ def weights_by_size(size_b: float, quantization: str, form: str, shape: Shape | 
 def folder_weights(folder: Path, dtype_bytes: float | None = None) -> int | None:
     """Return the bytes that the safetensors files of a folder take once they are loaded, or None if it has none.
 
+    Those of a model's modules (`modules.json` of sentence-transformers) count too.
+
     Args:
         dtype_bytes: of a floating-point number where weights are converted while loading; None keeps them as they are.
 
     Files that cannot be understood count as they are on disk.
     """
     total = 0
-    files = list(_weight_files(folder))
+    files = [file for place in (folder, *_module_folders(folder)) for file in _weight_files(place)]
     for file in files:
         numbers = _numbers_of(file)
         if numbers is None:
@@ -97,6 +132,16 @@ def folder_weights(folder: Path, dtype_bytes: float | None = None) -> int | None
             is_plain_float = name in ("f64", "f32", "f16", "bf16")
             total += int(count * (dtype_bytes if dtype_bytes is not None and is_plain_float else as_stored))
     return total if files else None
+
+
+def _module_folders(folder: Path) -> Iterator[Path]:
+    try:
+        modules = read_modules(folder)
+    except BadRequest:  # whoever loads it says what is wrong
+        return
+    for path in dict.fromkeys(module.path for module in modules):
+        if PurePosixPath(path).parts and (folder / path).is_dir():
+            yield folder / path
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:

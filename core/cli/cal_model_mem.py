@@ -36,8 +36,10 @@ class _Model:
     short_help="Calculate how much memory a model needs.",
     epilog="""
 Of a model whose files are on this machine, its own numbers count; else those of
-a published model of the same size, which is an approximation. No server is
-asked; `modelrack plan` says more of a launch.
+a published model of the same size, which is an approximation. One that comes in
+several sizes needs --size-in-billions; format and quantization may be left out,
+and those that were taken are told. No server is asked; `modelrack plan` says
+more of a launch.
 
 Examples:
   modelrack cal-model-mem -s 7 -f gptq -q Int4 -c 16384
@@ -51,7 +53,7 @@ Examples:
     "--size-in-billions",
     "--model-size-in-billions",
     metavar="SIZE",
-    help="Such as 7, 1.8 or 1_8; needed without a name.",
+    help="Such as 7, 1.8 or 1_8; needed without a name, or where a name has several.",
 )
 @click.option("-f", "--model-format", metavar="FORMAT", help="gguf, pytorch, awq, …; needed without a name.")
 @click.option("-q", "--quantization", metavar="NAME", help="Q4_K_M, Int4, none, …")
@@ -127,6 +129,8 @@ def cal_model_mem(
     for label, name in shown.items():
         click.echo(f"  {label}: {amounts[name]} MB")
     click.echo(f"  total: {amounts['total']} MB ({-(-amounts['total'] // 1024)} GB)")
+    if model.name is not None and (model_format is None or quantization is None):
+        click.echo(f"Taken: {model.form}, {model.quantization}. --model-format and --quantization choose.", err=True)
     if needs.basis == "typical":
         click.echo("The model's files are not on this machine: a model of about its size was taken.", err=True)
 
@@ -134,14 +138,17 @@ def cal_model_mem(
 def _find(name: str, size: float | None, form: str | None, quantization: str | None) -> _Model:
     """Look a model up among the families of this environment, and its files on this machine.
 
-    Raises: ModelNotFound, NoEngine, BadRequest: there is no such model, or not in this form.
+    Raises: ModelNotFound, NoEngine, BadRequest: there is no such model, or not in this form, or in several sizes.
     """
     from pathlib import Path
 
     from ..api.launch import LaunchRequest
     from ..catalog.catalog import Catalog
     from ..catalog.memory import shape_of, weights_of
+    from ..catalog.names import format_size, rank_quantization
     from ..catalog.resolution import find_forms
+    from ..catalog.suggest import listing
+    from ..errors import BadRequest
     from ..hooks.types import LoadPlan, ModelFiles
     from ..settings import get_settings
     from .engine import load_installed_plugins
@@ -159,7 +166,15 @@ def _find(name: str, size: float | None, form: str | None, quantization: str | N
     usable = [form for form in forms if form.problem is None]
     if not usable:
         raise next(form.problem for form in forms if form.problem is not None)
-    chosen = next((form for form in usable if form.found is not None), usable[0])
+    sizes = dict.fromkeys(form.variant.size_b for form in usable)
+    if len(sizes) > 1:
+        text = listing(f"{format_size(each):g}" for each in sorted(each for each in sizes if each is not None))
+        raise BadRequest(
+            f"Model '{subject.family.name}' comes in several sizes: {text} (billions of parameters).",
+            param="model_size_in_billions",
+            remedy="Say which is meant: --size-in-billions.",
+        )
+    chosen = min(usable, key=lambda form: (form.found is None, rank_quantization(form.quantization)))
     files = chosen.found.files if chosen.found else ModelFiles(path="", format=chosen.variant.format)
     plan = LoadPlan(
         model_uid=subject.family.name,

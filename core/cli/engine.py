@@ -61,7 +61,9 @@ def engine(
         raise click.ClickException(f"There is no engine '{model_engine}' for {model_type} models; there is: {known}.")
     # The options are part of the plugins' description: for a server on this machine they can be read without asking it.
     options = (
-        _options([name for name, forms in found.items() if forms and not isinstance(forms, str)]) if is_here else {}
+        _options([name for name, forms in found.items() if forms and not isinstance(forms, str)], model_type)
+        if is_here
+        else {}
     )
     if as_json:
         print_json({"model_name": model_name, "engines": found, "options": options})
@@ -131,13 +133,17 @@ def _environment(form: dict[str, Any]) -> str | None:
     return "its own, built" if form.get("environment_is_built") else "its own, to be built"
 
 
-def _options(names: list[str]) -> dict[str, Any]:
-    """Return the JSON schema of each engine's typed options, as far as its plugin is installed here."""
+def _options(names: list[str], model_type: str) -> dict[str, Any]:
+    """Return the JSON schema of each engine's options for a type, as far as its plugin is installed here."""
     if not names:
         return {}
     loaded = load_installed_plugins()
     found = {name: loaded.find_engine(name) for name in names}
-    return {name: known.options.model_json_schema() for name, known in found.items() if known is not None}
+    return {
+        name: known.options_for(model_type).model_json_schema()
+        for name, known in found.items()
+        if known is not None and model_type in known.model_types
+    }
 
 
 def load_installed_plugins() -> "Plugins":

@@ -216,11 +216,15 @@ Examples:
 )
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def export(name: str, file: Path) -> None:
+@json_option
+def export(name: str, file: Path, as_json: bool) -> None:
     """Write an environment to a file, for a machine of the same kind that has no network."""
     environments = _open()
+    full_name = _pick(environments, name)
     with _bar() as report:
-        _run(environments.export(_pick(environments, name), file, report=report))
+        _run(environments.export(full_name, file, report=report))
+    if as_json:
+        print_json({"name": full_name, "file": str(file.absolute()), "size_bytes": file.stat().st_size})
 
 
 @env.command(
@@ -261,10 +265,14 @@ Examples:
 )
 @click.argument("name")
 @click.option("--keep-cache", is_flag=True, help="Keep the packages in uv's cache: making it again is quick then.")
-def remove(name: str, keep_cache: bool) -> None:
+@json_option
+def remove(name: str, keep_cache: bool, as_json: bool) -> None:
     """Remove an environment that no model runs in, with what only it has in uv's cache below the home folder."""
     environments = _open()
-    _run(environments.remove(_pick(environments, name), keep_cache=keep_cache))
+    full_name = _pick(environments, name)
+    _run(environments.remove(full_name, keep_cache=keep_cache))
+    if as_json:
+        print_json({"name": full_name, "removed": True})
 
 
 def _open() -> "Environments":

@@ -116,8 +116,11 @@ def _environment(environment: dict[str, Any]) -> str:
         return "beside the server"
     if environment["where"] == "path":
         return f"the one at {environment['path']}"
-    state = "is there already" if environment["is_built"] else "has to be built"
-    return f"its own, which {state}: {', '.join(environment['requirements']) or 'no requirements'}"
+    if environment["is_built"]:
+        name, size_bytes = environment.get("name"), environment.get("size_bytes")
+        shown = f": {name}" + (f" ({size(size_bytes)})" if size_bytes else "") if name else ""
+        return f"its own, which is there already{shown}"
+    return f"its own, which has to be built: {', '.join(environment['requirements']) or 'no requirements'}"
 
 
 def _download(download: dict[str, Any]) -> str:

@@ -15,7 +15,9 @@ COLUMNS = {
     "Language": ("model_lang", "language"),
     "Ability": ("model_ability",),
     "Family": ("model_family",),
+    "Kind": ("type",),
     "Dimensions": ("dimensions",),
+    "Max tokens": ("max_tokens",),
     "Multilingual": ("multilingual",),
 }
 """Columns that only some types have, with the keys that each type uses; one without any value is left out."""
@@ -74,6 +76,7 @@ def _pick(family: dict[str, Any], keys: tuple[str, ...]) -> Any:
     epilog="""
 Examples:
   modelrack register --model-type LLM --file my-model.json --persist
+  modelrack register --model-type embedding --file my-embedding.json
   modelrack register --file -  < my-model.json
 """,
 )

@@ -73,7 +73,7 @@ def launch_model(
 
     Args:
         model_name: a family's name, a `.gguf` file, a folder or a hub reference.
-        model_engine: may be left out for LLMs, as may format, size and quantization: the best that runs is taken.
+        model_engine: may be left out, as may format, size and quantization: the best that runs is taken.
         n_gpu: "auto", None for the CPU alone, or a count.
         environment: Python environment of its workers: "server", "isolated" or a path; default: beside the server if
             the engine can be imported there, else one of its own.

@@ -1,6 +1,6 @@
 """Python environments of engines: made once with uv from what a plugin declares, and never changed."""
 
-from .declaration import DEVICES, WORKER_REQUIREMENTS, device_kind
+from .declaration import DEVICES, WORKER_REQUIREMENTS, declare, device_kind
 from .environments import Environments, Plan
 from .errors import EnvironmentFailed
 from .foreign import check_interpreter
@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "Progress",
     "check_interpreter",
+    "declare",
     "device_kind",
     "link_library",
 ]

@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -15,7 +15,19 @@ from ..errors import BadRequest
 from ..hooks.types import Engine, Machine
 from .errors import EnvironmentFailed
 
-__all__ = ["DEVICES", "WORKER_REQUIREMENTS", "Declaration", "declare", "device_kind", "own_tag", "platform_tag"]
+__all__ = [
+    "ADDED_PARAM",
+    "DEVICES",
+    "WORKER_REQUIREMENTS",
+    "Declaration",
+    "declare",
+    "device_kind",
+    "own_tag",
+    "platform_tag",
+]
+
+ADDED_PARAM = "virtual_env_packages"
+"""The field of a launch that adds requirements."""
 
 DEVICES = ("cpu", "cuda", "rocm", "mps", "xpu")
 """Kinds of devices that environments are made for."""
@@ -37,6 +49,7 @@ class Declaration:
 
     Args:
         requirements: PEP 508 requirements, in a fixed order.
+        own: those of them that the engine and modelrack have, without what a user has added.
         absent: canonical names of distributions that must not be there.
         python: PEP 440 specifier of the interpreters that will do.
     """
@@ -46,6 +59,16 @@ class Declaration:
     requirements: tuple[str, ...]
     absent: tuple[str, ...]
     python: str
+    own: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Return the requirements that a user has added."""
+        return tuple(text for text in self.requirements if text not in self.own)
+
+    def without_added(self) -> "Declaration":
+        """Return what the engine and modelrack require alone."""
+        return replace(self, requirements=self.own)
 
     @property
     def key(self) -> str:
@@ -85,18 +108,26 @@ def declare(engine: Engine, device: str, extra: Sequence[str] = ()) -> Declarati
             f"The environment that engine '{engine.name}' declares is wrong: {_one_line(error)}",
             remedy="Report it to the authors of the plugin.",
         ) from error
+    added = []
     for text in extra:
         try:
-            wanted.append(Requirement(text))
+            added.append(Requirement(text))
         except InvalidRequirement as error:
-            raise BadRequest(f"'{text}' is no requirement of a package: {_one_line(error)}") from error
+            raise BadRequest(
+                f"'{text}' is no requirement of a package: {_one_line(error)}", param=ADDED_PARAM
+            ) from error
     return Declaration(
         engine=engine.name,
         device=device,
-        requirements=tuple(sorted({str(requirement) for requirement in wanted}, key=str.lower)),
+        requirements=_in_order(*wanted, *added),
+        own=_in_order(*wanted),
         absent=tuple(sorted({canonicalize_name(name) for name in absent})),
         python=declared.python,
     )
+
+
+def _in_order(*requirements: Requirement) -> tuple[str, ...]:
+    return tuple(sorted({str(requirement) for requirement in requirements}, key=str.lower))
 
 
 def device_kind(machine: Machine, accelerators: Sequence[int] | None = None) -> str:

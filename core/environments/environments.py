@@ -76,8 +76,8 @@ class Environments:
             report: is told how far it is, in the event loop.
             upgrade: resolve the requirements anew; the environment of before stays, for those who use it.
 
-        Raises: BadRequest: the engine declares none, there is no such device, or an `extra` is no requirement.
-            EnvironmentFailed: it cannot be made; the message has the reason.
+        Raises: BadRequest: the engine declares none, there is no such device, or an `extra` is no requirement or cannot
+            be had beside those of the engine. EnvironmentFailed: it cannot be made; the message has the reason.
         """
         declaration = declare(engine, device, extra)
         if not upgrade and (there := self._store.find(declaration.key)) is not None:
@@ -129,6 +129,8 @@ class Environments:
     async def check(self, name: str, *, full: bool = False) -> Sequence[str]:
         """Return what is wrong with an environment, one clause for each fault; empty: nothing.
 
+        Files that no distribution in it lists are a fault too: nothing is added to an environment once it is made.
+
         Args:
             full: compare the content of every file with its hash too, instead of its size alone.
 
@@ -136,7 +138,7 @@ class Environments:
         """
         if self._store.get(name) is None and self._store.folder(name):
             return ["it has no mark of being complete: it is never used"]
-        return await find_faults(self.get(name), full=full)
+        return await find_faults(self.get(name), full=full, unlisted=True)
 
     def users(self, name: str) -> Sequence[int]:
         """Return the pids of the processes that run in an environment.

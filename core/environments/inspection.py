@@ -57,15 +57,16 @@ def measure(folder: Path) -> int:
     return total
 
 
-async def find_faults(built: Built, *, full: bool = False, strict: bool = False) -> list[str]:
+async def find_faults(built: Built, *, full: bool = False, strict: bool = False, unlisted: bool = False) -> list[str]:
     """Return what is wrong with an environment: its interpreter, its distributions and their files.
 
     Args:
         full: compare the content of every file with its hash, not only its size.
         strict: code that belongs to no distribution is a fault too, and the interpreter is started only where there
             is no fault: it runs such code.
+        unlisted: every file that belongs to no distribution is a fault, code or not.
     """
-    faults = await asyncio.to_thread(_find_faults, built, full, strict)
+    faults = await asyncio.to_thread(_find_faults, built, full, strict, unlisted)
     return faults if strict and faults else [*await _try_interpreter(built), *faults]
 
 
@@ -85,7 +86,7 @@ async def _try_interpreter(built: Built) -> list[str]:
     return faults
 
 
-def _find_faults(built: Built, full: bool, strict: bool) -> list[str]:
+def _find_faults(built: Built, full: bool, strict: bool, unlisted: bool) -> list[str]:
     try:
         packages = packages_folder(built.folder)
         there = find_distributions(packages)
@@ -105,12 +106,15 @@ def _find_faults(built: Built, full: bool, strict: bool) -> list[str]:
             names[name] = version
             if name in meant and meant[name].version in ("", version):
                 faults += inspector.check(found, name)
+            else:  # that it is there at all is the fault that is told
+                inspector.is_complete = False
         except Damaged as error:
+            inspector.is_complete = False
             faults.append(f"{found.name}: {error}")
             names.setdefault(found.name, "")
     faults += _name_faults(meant, names, built.absent)
-    if strict and not faults:
-        faults += _stray_faults(built.folder, packages, inspector.listed)
+    if (strict and not faults) or (unlisted and inspector.is_complete):
+        faults += _stray_faults(built.folder, packages, inspector.listed, is_data_too=unlisted)
     return faults
 
 
@@ -145,12 +149,14 @@ class _Inspector:
 
     Attributes:
         listed: the files that are named by some list.
+        is_complete: the lists of all distributions could be read.
     """
 
     def __init__(self, place: Place, full: bool) -> None:
         self._place = place
         self._full = full
         self.listed: set[str] = set()
+        self.is_complete = True
 
     def check(self, found: Found, name: str) -> list[str]:
         """Return what is wrong with the files of a distribution.
@@ -183,8 +189,12 @@ class _Inspector:
         return "changed" if is_changed else ""
 
 
-def _stray_faults(folder: Path, packages: Path, listed: set[str]) -> list[str]:
-    """Return what no distribution lists and may be run all the same; data below a listed package is none of it."""
+def _stray_faults(folder: Path, packages: Path, listed: set[str], *, is_data_too: bool) -> list[str]:
+    """Return what no distribution lists and may be run all the same.
+
+    Args:
+        is_data_too: also data below a listed package, which no interpreter runs.
+    """
     root, inside = os.path.realpath(folder), f"{os.path.realpath(packages)}/"
     tops = {path.removeprefix(inside).partition("/")[0] for path in listed if path.startswith(inside)}
     found = []
@@ -197,7 +207,7 @@ def _stray_faults(folder: Path, packages: Path, listed: set[str]) -> list[str]:
                 continue
             top, slash, _ = path.removeprefix(inside).partition("/")
             is_below = path.startswith(inside) and slash and top in tops
-            if not is_below or os.path.islink(path) or name.endswith(_CODE):
+            if is_data_too or not is_below or os.path.islink(path) or name.endswith(_CODE):
                 found.append(below)
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return [f"no distribution lists {', '.join(found[:3])}{more}"] if found else []

@@ -31,7 +31,8 @@ class Progress:
     Args:
         fraction: 0 to 1; never less than before.
         detail: what is done at the moment, as a clause.
-        done_bytes, total_bytes: of the files that are fetched; 0 as long as that is not known.
+        done_bytes, total_bytes: of the files that are fetched; 0 as long as that is not known. What is done is never
+            less than before either: it is a guess while uv unpacks, and the guess may have been too high.
     """
 
     fraction: float
@@ -55,6 +56,7 @@ class Tracker:
         self._fetching: list[str] = []
         self._done_bytes = 0
         self._unpacked_bytes = 0
+        self._seen_bytes = 0
         self._total_bytes = 0
         self._fraction = 0.0
 
@@ -66,7 +68,7 @@ class Tracker:
         """Report what the process says that makes the environment."""
         try:
             fraction, detail, done_bytes, total_bytes = json.loads(said)
-            self._done_bytes, self._total_bytes = int(done_bytes), int(total_bytes)
+            self._seen_bytes, self._total_bytes = max(self._seen_bytes, int(done_bytes)), int(total_bytes)
             self.tell(str(detail), float(fraction))
         except (ValueError, TypeError):
             self.tell("waiting for another process that makes the same environment")
@@ -85,7 +87,8 @@ class Tracker:
         """Return how much has been fetched, as far as that can be seen, and how much there is to fetch."""
         fetching = sum(self._sizes.get(name, 0) for name in self._fetching)
         seen = min(self._unpacked_bytes / _UNPACKED, 0.95 * fetching)
-        return self._done_bytes + int(seen), self._total_bytes
+        self._seen_bytes = min(max(self._seen_bytes, self._done_bytes + int(seen)), self._total_bytes)
+        return self._seen_bytes, self._total_bytes
 
     def resolved(self, locked: Iterable[Locked]) -> None:
         """Take the sizes of what is going to be fetched."""

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-from .declaration import Declaration
+from ..errors import BadRequest
+from .declaration import ADDED_PARAM, Declaration
 from .errors import EnvironmentFailed
 from .lock import Locked, cuda_parts, read_lock
 from .store import cannot_write
@@ -100,10 +101,27 @@ async def resolve(
         markers: values of environment markers of the interpreter `python`.
         is_fresh: ask the index anew, whatever uv remembers of it.
 
-    Raises: EnvironmentFailed: nothing satisfies the requirements, the index cannot be reached, or an environment for
-        the CPU would hold packages for CUDA.
+    Raises: BadRequest: what a user has added cannot be had, or not beside what the engine requires. EnvironmentFailed:
+        nothing satisfies the requirements of the engine, the index cannot be reached, or an environment for the CPU
+        would hold packages for CUDA.
     """
     resolver = _Resolver(uv, declaration, folder, python, markers, is_fresh)
+    try:
+        return await _resolve(resolver)
+    except EnvironmentFailed as error:
+        if not declaration.added or (isinstance(error, UvFailed) and (error.is_network or error.is_disk)):
+            raise
+        await _resolve(replace(resolver, declaration=declaration.without_added()))  # else it is not their fault
+        raise BadRequest(
+            f"{', '.join(declaration.added)} cannot be installed beside what engine '{declaration.engine}' requires: "
+            f"{error.message}",
+            param=ADDED_PARAM,
+            remedy=error.remedy,
+        ) from error
+
+
+async def _resolve(resolver: _Resolver) -> Resolved:
+    uv, declaration = resolver.uv, resolver.declaration
     if uv.variables.get("UV_TORCH_BACKEND"):  # the user knows better
         return _for_device(declaration, await resolver.compile())
     if declaration.device == "cpu":

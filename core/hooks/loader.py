@@ -102,16 +102,17 @@ class Plugins:
         log.warning("plugin %s: %s", plugin, message)
         self.row(plugin).problems.append((message, remedy))
 
-    def find_engine(self, name: str) -> Engine | None:
-        """Return the engine of this name, else the one with this alias, else None; in upper or lower case."""
+    def find_engine(self, name: str, model_type: str | None = None) -> Engine | None:
+        """Return the engine of this name, else the one with this alias, else None; in upper or lower case.
+
+        Args:
+            model_type: engines that run it come first: one library may have an engine for each of several types.
+        """
         wanted = name.lower()
-        for engine in self.engines.values():
-            if engine.name.lower() == wanted:
-                return engine
-        for engine in self.engines.values():
-            if wanted in (alias.lower() for alias in engine.aliases):
-                return engine
-        return None
+        found = [engine for engine in self.engines.values() if engine.name.lower() == wanted]
+        found += [engine for engine in self.engines.values() if wanted in map(str.lower, engine.aliases)]
+        fitting = (engine for engine in found if model_type in (None, *engine.model_types))
+        return next(fitting, found[0] if found else None)
 
     def module_of(self, engine_name: str) -> str:
         """Return the module of the plugin that brings an engine, as its entry point names it."""

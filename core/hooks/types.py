@@ -314,7 +314,7 @@ class Engine:
         worker: how its worker is started.
         accepts: None if it takes the candidate on this machine, else the reason why not (one clause, lower case).
             Cheap, called often, imports nothing heavy; whether its packages are there is checked beforehand.
-        options: its typed options.
+        options: its typed options; by type where they differ.
         aliases: other names; an exact name of another engine wins over an alias.
         requires: modules that its worker imports (`xllamacpp`); looked up without importing them.
         remedy: what to do when one is missing (`pip install modelrack-llm-xllamacpp`).
@@ -332,7 +332,7 @@ class Engine:
     model_types: tuple[str, ...]
     worker: PythonWorker | CommandWorker
     accepts: Callable[[Candidate, Machine], str | None]
-    options: type[Options] = Options
+    options: type[Options] | Mapping[str, type[Options]] = Options
     aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     remedy: str = ""
@@ -341,6 +341,10 @@ class Engine:
     rank: int | Callable[[Candidate, Machine], int] = 0
     estimate: Callable[[LoadPlan, Machine], MemoryEstimate | None] | None = None
     features: tuple[str, ...] = ()
+
+    def options_for(self, model_type: str) -> type[Options]:
+        """Return the class of its options for models of a type."""
+        return self.options[model_type] if isinstance(self.options, Mapping) else self.options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

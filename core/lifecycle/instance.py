@@ -19,7 +19,7 @@ from .directory import Target
 from .home import Home
 from .interpreter import SERVER, Interpreter
 from .plan import Expectation, expect, inspect_path, make_plan
-from .policy import Reserved, check_room, overall_progress, place
+from .policy import Reserved, check_room, less_reserved, overall_progress, place
 from .replica import Replica, ReplicaSpec
 from .state import State
 from .store import InstanceRecord, Store, WorkerRecord
@@ -196,11 +196,12 @@ class Instance:
         request, engine, context = self.request, self.resolved.engine, self._context
         if self.resolved.where == "server":
             return SERVER
+        machine = await asyncio.to_thread(context.machine)
+        accelerators = self._place(machine)
         if self.resolved.where == "path":
             assert request.wanted_environment is not None
-            return await inspect_path(request.wanted_environment, engine)
-        machine = await asyncio.to_thread(context.machine)
-        device = device_kind(machine, self._place(machine))
+            return await inspect_path(request.wanted_environment, engine, machine, accelerators)
+        device = device_kind(machine, accelerators)
         extra = request.virtual_env_packages or ()
         built = await asyncio.to_thread(context.environments.find, engine, device, extra=extra)
         if built is None:
@@ -226,7 +227,7 @@ class Instance:
         machine = context.machine()
         chosen = self._place(machine)
         plan = make_plan(self.request, resolved, context.plugins, self.model_uid, self._files, chosen)
-        return machine, expect(resolved.engine, plan, machine, context.store)
+        return machine, expect(resolved.engine, plan, less_reserved(machine, context.reserved()), context.store)
 
     async def _fetch(self) -> ModelFiles:
         def report(progress: FetchProgress) -> None:

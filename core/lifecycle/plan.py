@@ -9,7 +9,7 @@ from ..catalog.fit import expected
 from ..catalog.memory import measure_key, total_bytes
 from ..catalog.names import expand_home
 from ..catalog.resolution import Resolved
-from ..environments import check_interpreter
+from ..environments import check_interpreter, declare, device_kind
 from ..hooks.loader import Plugins
 from ..hooks.types import Engine, LoadPlan, Machine, MemoryEstimate, ModelFiles
 from .interpreter import Interpreter
@@ -73,10 +73,16 @@ def expect(engine: Engine, plan: LoadPlan, machine: Machine, store: Store) -> Ex
     return Expectation(memory=memory, estimated_bytes=total_bytes(raw) if raw else None, key=key)
 
 
-async def inspect_path(path: str, engine: Engine) -> Interpreter:
+async def inspect_path(path: str, engine: Engine, machine: Machine, accelerators: Sequence[int]) -> Interpreter:
     """Return the interpreter at a path, or of the environment whose folder it is, once it has shown what it has.
 
-    Raises: BadRequest: there is none, it is too old, or lacks what the engine or our worker half imports.
+    Args:
+        accelerators: indices of the devices that a worker will have: requirements may depend on their kind.
+
+    Raises: BadRequest: there is none, it is too old, or lacks what the engine or our worker half imports, or has it in
+        another version than they require.
     """
     place = expand_home(path).absolute()
-    return Interpreter(str(place), await check_interpreter(place, engine.requires))
+    declared = engine.environment and declare(engine, device_kind(machine, accelerators))
+    requirements = declared.requirements if declared else ()
+    return Interpreter(str(place), await check_interpreter(place, engine.requires, requirements))

@@ -1,7 +1,7 @@
 """Decisions of the lifecycle as pure functions: restart delay, stalls, placement, progress."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from ..errors import BadRequest, InsufficientMemory
@@ -12,6 +12,7 @@ __all__ = [
     "StartLimits",
     "check_room",
     "device_bytes",
+    "less_reserved",
     "overall_progress",
     "place",
     "reserve",
@@ -83,6 +84,17 @@ def reserve(estimates: Iterable[tuple[Sequence[int], MemoryEstimate]]) -> dict[i
         for index in chosen:
             reserved[index] = reserved.get(index, 0) + device_bytes(estimate) // len(chosen)
     return reserved
+
+
+def less_reserved(machine: Machine, reserved: Reserved) -> Machine:
+    """Return the machine with what is free now less what others are about to take of it."""
+    return replace(
+        machine,
+        memory_free_bytes=max(0, machine.memory_free_bytes - reserved.get(None, 0)),
+        accelerators=tuple(
+            replace(device, memory_free_bytes=_room(device, reserved)) for device in machine.accelerators
+        ),
+    )
 
 
 def check_room(

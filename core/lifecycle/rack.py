@@ -24,7 +24,7 @@ from .directory import Directory
 from .home import lock_home, open_home
 from .instance import Context, Instance
 from .plan import expect, inspect_path, make_plan
-from .policy import Reserved, check_room, place, reserve
+from .policy import Reserved, check_room, less_reserved, place, reserve
 from .process import Process, is_running, kill_stray
 from .replica import Replica
 from .state import State
@@ -207,8 +207,7 @@ class Rack:
             await self._refuse_taken(request.model_uid)
         resolved = await self._resolve(request)
         check_adapters(request, resolved)
-        if resolved.where == "path" and request.environment is not None:
-            await inspect_path(request.environment, resolved.engine)
+        await self._check_path(request, resolved)
         await asyncio.to_thread(self._check_room, request, resolved)
         uid = request.model_uid or self._free_uid(resolved.family.name)
         await self._refuse_taken(uid)
@@ -377,17 +376,18 @@ class Rack:
         check_request(request)
         machine, choices = await asyncio.to_thread(self.survey, request)
         resolved = await asyncio.to_thread(settle, choices)
-        if resolved.where == "path" and request.environment is not None:
-            await inspect_path(request.environment, resolved.engine)
+        await self._check_path(request, resolved)
         check_adapters(request, resolved)
         return machine, choices, resolved
 
     def survey(self, request: LaunchRequest) -> tuple[Machine, Choices]:
         """Return the machine as it is now, and what could be launched on it, the best first; blocks for milliseconds.
 
+        Memory that replicas are about to take that are still loading does not count as free.
+
         Raises: BadRequest, NoEngine, ModelNotFound, EngineUnavailable: nothing can be.
         """
-        machine = self.machine()
+        machine = self.free_machine()
         # What is not there is refused before anything starts.
         device = device_kind(machine, place(machine, request.n_gpu, request.gpu_indices))
         hub = request.download_hub or self.settings.hub
@@ -399,24 +399,44 @@ class Rack:
         cache_dir = self.settings.cache_dir
         return machine, survey(request, self.catalog, self.plugins, machine, hub, cache_dir, is_built, recall)
 
+    def free_machine(self) -> Machine:
+        """Return the machine as it is now, less the memory that replicas are about to take that are still loading."""
+        return less_reserved(self.machine(), self._reserved())
+
     def is_built(self, device: str, extra: Sequence[str] = ()) -> Callable[[Engine], bool]:
-        """Return what tells whether the environment of an engine is on this machine.
+        """Return what tells whether the environment of an engine is on this machine; arguments as for `built`."""
+        find = self.built(device, extra)
+        return lambda engine: find(engine) is not None
+
+    def built(self, device: str, extra: Sequence[str] = ()) -> Callable[[Engine], tuple[str, int] | None]:
+        """Return what finds the environment of an engine on this machine: its name, and the bytes of its files.
 
         Args:
             device: kind of the device that it is for.
             extra: further requirements.
         """
 
-        def tell(engine: Engine) -> bool:
+        def find(engine: Engine) -> tuple[str, int] | None:
             try:
-                return self.environments.find(engine, device, extra=extra) is not None
+                found = self.environments.find(engine, device, extra=extra)
             except ModelrackError:  # a declaration that is wrong is told once it is needed
-                return False
+                return None
+            return None if found is None else (found.name, found.size_bytes)
 
-        return tell
+        return find
 
     async def _resolve(self, request: LaunchRequest) -> Resolved:
         return await asyncio.to_thread(lambda: settle(self.survey(request)[1]))
+
+    async def _check_path(self, request: LaunchRequest, resolved: Resolved) -> None:
+        """Refuse the path of an environment in which the engine cannot run.
+
+        Raises: BadRequest.
+        """
+        if resolved.where == "path" and request.environment is not None:
+            machine = await asyncio.to_thread(self.machine)
+            chosen = place(machine, request.n_gpu, request.gpu_indices)
+            await inspect_path(request.environment, resolved.engine, machine, chosen)
 
     def _check_room(self, request: LaunchRequest, resolved: Resolved) -> None:
         """Refuse what cannot fit on the accelerators it would have, before anything is downloaded or made for it.
@@ -428,7 +448,8 @@ class Rack:
         if chosen:
             files = resolved.files or ModelFiles(path="", format=resolved.variant.format)
             plan = make_plan(request, resolved, self.plugins, request.model_uid or "", files, chosen)
-            check_room(machine, chosen, expect(resolved.engine, plan, machine, self.store).memory, reserved)
+            needed = expect(resolved.engine, plan, less_reserved(machine, reserved), self.store).memory
+            check_room(machine, chosen, needed, reserved)
 
     def _reserved(self) -> Reserved:
         """Return the memory that replicas will take that have not loaded yet."""

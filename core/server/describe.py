@@ -1,5 +1,6 @@
 """Launched models as the management routes show them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..lifecycle.instance import Instance
@@ -12,12 +13,17 @@ ADDRESS = "127.0.0.1"
 """Where workers are, for clients that expect a cluster."""
 
 
+_FACTS: Mapping[str, tuple[str, ...]] = {"embed": ("dimensions", "max_tokens"), "rerank": ("max_tokens", "type")}
+"""Facts of models that have an ability, which clients index without a fallback: they are there, if need be as null."""
+
+
 def describe_model(instance: Instance) -> dict[str, Any]:
     """Return the description of a running model: `GET /v1/models/{uid}`."""
     resolved = instance.resolved
     family, variant = resolved.family, resolved.variant
     source = resolved.source
     description: dict[str, Any] = {
+        **{name: None for ability in family.abilities for name in _FACTS.get(ability, ())},
         **family.facts,
         "id": instance.model_uid,
         "object": "model",

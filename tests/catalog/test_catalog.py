@@ -185,6 +185,16 @@ def test_registers_xinferences_first_version(catalog: Catalog) -> None:
             {"type": "unknown", "max_tokens": 512},
         ),
         (
+            "rerank",
+            {
+                "kind": "normal",
+                "max_tokens": 8192,
+                "language": ["en"],
+                "model_specs": [{"model_format": "ggufv2", "model_src": {"modelscope": {"model_id": "a/b"}}}],
+            },
+            {"type": "normal", "max_tokens": 8192},
+        ),
+        (
             "image",
             {
                 "model_family": "stable_diffusion",
@@ -212,6 +222,68 @@ def test_registers_every_type(
     shown = describe_family(family, Path("/nowhere"), is_builtin=False)
     for name, value in facts.items():
         assert shown[name] == value
+
+
+FLAT: dict[str, Any] = {
+    "model_name": "custom-bge-base-en",
+    "dimensions": 768,
+    "max_tokens": 512,
+    "language": ["en"],
+    "model_id": "BAAI/bge-base-en",
+    "model_revision": "main",
+}
+
+
+def test_xinferences_shapes_of_embedding_models(catalog: Catalog) -> None:
+    """The oldest has the files beside the facts; later ones name the hub there, or in each spec."""
+    catalog.register("embedding", {**FLAT, "model_name": "flat"}, persist=False)
+    catalog.register("embedding", {**FLAT, "model_name": "own", "model_id": None, "model_uri": "file:///m"}, False)
+    specs = [
+        {"model_format": "transformers", "model_id": "a/b", "quantizations": ["none"]},
+        {
+            "model_format": "ggufv2",
+            "model_id": "a/b-GGUF",
+            "quantizations": ["Q8_0"],
+            "model_file_name_template": "b-{quantization}.gguf",
+            "model_hub": "huggingface",
+        },
+    ]
+    old = {name: FLAT[name] for name in ("dimensions", "max_tokens", "language")}
+    catalog.register(
+        "embedding", {**old, "model_name": "specs", "model_hub": "modelscope", "model_specs": specs}, False
+    )
+    found = {family.name: family for family in catalog.families("embedding")}
+    for family in found.values():
+        assert family.abilities == ("embed",) and family.languages == ("en",)
+        assert family.facts == {"dimensions": 768, "max_tokens": 512}
+    hubs = {name: [v.sources[0].hub for v in family.variants] for name, family in found.items()}
+    assert hubs == {"flat": ["huggingface"], "own": ["file"], "specs": ["modelscope", "huggingface"]}
+    assert [variant.format for variant in found["specs"].variants] == ["pytorch", "gguf"]
+
+
+def test_every_embedding_model_embeds(catalog: Catalog) -> None:
+    assert catalog.register("embedding", {**FLAT, "model_ability": ["vision"]}, False).abilities == ("embed", "vision")
+    with pytest.raises(BadRequest, match="'chat' is no ability of type embedding") as caught:
+        catalog.register("embedding", {**FLAT, "model_name": "b", "model_ability": ["chat"]}, False)
+    assert caught.value.param == "model_ability.0"
+
+
+@pytest.mark.parametrize("field", ["model_revision", "model_id", "quantization", "model_file_name_template"])
+def test_nothing_beside_specs_is_ignored(catalog: Catalog, field: str) -> None:
+    specs = [{"model_format": "pytorch", "model_id": "a/b"}]
+    with pytest.raises(BadRequest, match="give it in model_specs") as caught:
+        catalog.register("embedding", {"model_name": "a", "model_specs": specs, field: "x"}, persist=False)
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize("model_type", ["embedding", "rerank"])
+def test_what_is_shown_of_other_types_can_be_registered_too(catalog: Catalog, model_type: str) -> None:
+    payload = {**FLAT, "model_name": "mine", "type": "normal"}
+    family = catalog.register(model_type, payload, persist=True)
+    shown = json.loads(json.dumps(describe_family(family, Path("/nowhere"), is_builtin=False)))
+    assert (shown["dimensions"], shown["max_tokens"], shown["language"]) == (768, 512, ["en"])
+    copy = catalog.register(model_type, {**shown, "model_name": "copy"}, persist=True)
+    assert replace(copy, name="mine") == family
 
 
 def test_what_is_shown_can_be_registered_under_another_name(catalog: Catalog) -> None:

@@ -300,6 +300,8 @@ def test_a_plan_tells_it_all(bench: Bench) -> None:
         "where": "isolated",
         "is_built": False,
         "path": None,
+        "name": None,
+        "size_bytes": None,
         "requirements": ["big", "fast", "more>=1"],
     }
     assert choice.download.model_dump() == {"bytes": 123, "path": None, "hub": HF, "repo": "a/b-7B"}

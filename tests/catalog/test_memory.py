@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from catalog.gguf_files import write_gguf
 from catalog.racks import LLAMA, machine
 from modelrack.catalog.fit import expected, fit_into, reckon
 from modelrack.catalog.memory import (
@@ -15,6 +16,7 @@ from modelrack.catalog.memory import (
     TORCH_BYTES,
     corrected,
     dtype_bytes,
+    estimate_encoder,
     estimate_plainly,
     estimate_reserving,
     estimate_torch,
@@ -22,7 +24,7 @@ from modelrack.catalog.memory import (
     total_bytes,
     weights_of,
 )
-from modelrack.catalog.weights import bits_of, folder_weights, weights_by_size
+from modelrack.catalog.weights import bits_of, check_quantization, folder_weights, weights_by_size
 from modelrack.errors import BadRequest, LaunchFailed
 from modelrack.hooks import Accelerator, Engine, Family, LoadPlan, Machine, MemoryEstimate, ModelFiles, Variant
 from modelrack.lifecycle.store import Measured
@@ -139,7 +141,17 @@ def test_bits_by_name() -> None:
     order = ["IQ1_S", "IQ2_M", "Q2_K", "Q3_K_M", "UD-Q4_K_XL", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F32"]
     assert [bits_of(name) for name in order] == sorted(bits_of(name) for name in order)
     assert (bits_of("none"), bits_of("Int4"), bits_of("8-bit"), bits_of("fp32")) == (16, 4.25, 8.25, 32)
-    assert bits_of("q4_k_m") == bits_of("Q4_K_M") == 4.89
+    assert bits_of("q4_k_m") == bits_of("Q4_K_M") == bits_of("i1-Q4_K_M") == 4.89
+    assert bits_of("AWQ") == bits_of("AWQ-FP16Mix") == bits_of("Int4-Int8Mix") == bits_of("w4a16") == 4.25
+
+
+def test_names_that_say_nothing_are_not_taken_for_16_bits() -> None:
+    for name in ("none", "Q4_K_M", "ud-q4_k_xl", "i1-IQ1_S", "MXFP4_MOE", "Int4-W4A16", "8bits", "4-bit", "bf16"):
+        assert check_quantization(name) == name
+    for name in ("", "Q9_K", "Q4KM", "int", "4", "Int99", "Q4_K_M\n", "none of them", "fp", "AWQ4 "):
+        with pytest.raises(BadRequest, match=r"known are: none, F32.*Q8_0") as caught:
+            check_quantization(name)
+        assert caught.value.param == "quantization"
 
 
 def test_weights_by_size() -> None:
@@ -201,6 +213,50 @@ def test_an_engine_that_says_nothing(folder: Path) -> None:
     found = estimate_plainly(plan(folder), machine())
     assert found is not None and found.cache_bytes == 512 * PER_TOKEN * 2
     assert estimate_plainly(plan(), machine()) is None
+
+
+ENCODER = {**CONFIG, "architectures": ["BertModel"], "max_position_embeddings": 128}
+
+
+@pytest.mark.parametrize("ability", ["embed", "rerank"])
+def test_what_embeds_or_ranks_keeps_no_cache(folder: Path, ability: str) -> None:
+    (folder / "config.json").write_text(json.dumps(ENCODER))
+    one = plan(folder, family=Family(name="m", model_type="embedding", abilities=(ability,)))
+    found = estimate_encoder(one, machine(), batched_tokens=1000)
+    more = estimate_encoder(one, machine(), batched_tokens=3000, dtype="float32", extra_bytes=7)
+    assert found is not None and more is not None
+    assert found.weights_bytes == folder_weights(folder) and found.cache_bytes == found.host_bytes == 0
+    assert more.weights_bytes == (folder_weights(folder, 4.0) or 0) + 7
+    assert more.overhead_bytes - TORCH_BYTES == 3 * (found.overhead_bytes - TORCH_BYTES) > 0
+    card = estimate_encoder(replace(one, accelerators=(0,)), cards(1), batched_tokens=1000, process_bytes=5)
+    assert card is not None and card.host_bytes == 5 and card.overhead_bytes > CUDA_BYTES
+    assert estimate_encoder(plan(), machine(), batched_tokens=1) is None
+    plainly = estimate_plainly(one, machine())
+    assert plainly is not None and plainly.cache_bytes == 0
+
+
+def test_a_decoder_that_embeds_keeps_none_either(tmp_path: Path) -> None:
+    """Its weights are those of its file, before and after the download by what is known."""
+    keys = {"general.architecture": "qwen3", "qwen3.pooling_type": 3, "qwen3.block_count": 2}
+    path = write_gguf(tmp_path / "m.gguf", {**keys, "qwen3.embedding_length": 64, "qwen3.context_length": 512})
+    one = plan(path, files=ModelFiles(path=str(path), format="gguf"))
+    found = estimate_encoder(one, machine(), batched_tokens=512)
+    assert found is not None and (found.weights_bytes, found.cache_bytes) == (path.stat().st_size, 0)
+    far = estimate_encoder(plan(size_b=0.6), machine(), batched_tokens=512)
+    assert far is not None and far.weights_bytes == int(0.6e9 * 2) and far.cache_bytes == 0
+
+
+def test_modules_beside_the_encoder_weigh_too(folder: Path) -> None:
+    kinds = {"": "Transformer", "2_Dense": "Dense", "3_Normalize": "Normalize", "4_Gone": "Dense"}
+    listed = [{"path": path, "type": f"a.{kind}"} for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    before = folder_weights(folder)
+    for name in ("2_Dense", "3_Normalize"):
+        (folder / name).mkdir()
+    write_weights(folder / "2_Dense" / "model.safetensors", weight=("F32", [64, 16]))
+    assert before is not None and folder_weights(folder) == before + 64 * 16 * 4
+    (folder / "modules.json").write_text("{")
+    assert folder_weights(folder) == before
 
 
 def test_an_estimate_that_fails_is_no_obstacle(folder: Path) -> None:

@@ -217,6 +217,23 @@ def test_registrations(server: Server, tmp_path: Path) -> None:
     run(environment, "register", "-f", str(tmp_path / "missing.json"), code=2)
 
 
+def test_models_of_other_types_are_registered_and_shown(server: Server, tmp_path: Path) -> None:
+    environment, path = server.environment, tmp_path / "own.json"
+    own = {"max_tokens": 512, "language": ["en"], "model_specs": [{"model_format": "pytorch", "model_id": "a/b"}]}
+    for model_type, more in (("embedding", {"dimensions": 384}), ("rerank", {"type": "normal"})):
+        path.write_text(json.dumps({**own, **more, "model_name": "cli-vectors"}))
+        arguments = ("-t", model_type)
+        assert run(environment, "register", *arguments, "-f", str(path)).stdout == "Registered: cli-vectors\n"
+        text = run(environment, "registrations", *arguments).stdout.splitlines()
+        (row,) = [line for line in text if " cli-vectors " in line]
+        assert {"Language", "Ability", "Max"} <= set(text[0].split()) and " 512 " in row
+        assert ("Dimensions" in text[0] and " 384 " in row) if "dimensions" in more else " normal " in row
+        found = run_json(environment, "engine", *arguments, "-n", "cli-vectors")
+        assert found["model_name"] == "cli-vectors"
+        run(environment, "engine", *arguments, "-n", "cli-vectors")
+        run(environment, "unregister", *arguments, "-n", "cli-vectors")
+
+
 def test_every_type_has_registrations(server: Server) -> None:
     for model_type in ("LLM", "embedding", "rerank", "image", "audio", "video"):
         assert isinstance(run_json(server.environment, "registrations", "-t", model_type), list)

@@ -75,6 +75,12 @@ def test_memory_of_a_family() -> None:
     assert (known["basis"], known["weights_are_counted"], known["quantization"]) == ("typical", False, "Q4_K_M")
 
 
+def test_what_was_taken_is_told() -> None:
+    done = run(clean_environment(), "cal-model-mem", "-n", "qwen3", "-s", "8", "-f", "gguf")
+    assert "Taken: gguf, Q4_K_M" in done.stderr
+    assert "Taken" not in run(clean_environment(), "cal-model-mem", "-s", "8", "-f", "gguf").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -85,6 +91,12 @@ def test_memory_of_a_family() -> None:
         (["-s", "7", "-f", "gguf", "--kv-cache-dtype", "4"], 2, "'4' is not one of"),
         (["-n", "no-such-model"], 1, "no-such-model"),
         (["-n", "qwen3", "-s", "9"], 1, "no size '9'"),
+        (["-n", "qwen3"], 1, "several sizes: 0.6, 1.7, 4, 8, 14, 30, 32, 235 (billions"),
+        (["-n", "qwen3", "-f", "gguf"], 1, "--size-in-billions"),
+        (["-n", "qwen3", "-s", "8", "-q", "Q4_KM"], 1, "no quantization 'Q4_KM'"),
+        (["-s", "7", "-f", "ggfu"], 1, "'ggfu' is no known format; known are: pytorch, gguf, gptq, awq"),
+        (["-s", "7", "-f", "gguf", "-q", "Q9_K"], 1, "'Q9_K' is no known quantization; known are: none, F32"),
+        (["-s", "7", "-f", "awq", "-q", "int"], 1, "Did you mean"),
     ],
 )
 def test_wrong_questions(arguments: list[str], code: int, message: str) -> None:

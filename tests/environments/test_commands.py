@@ -54,8 +54,11 @@ def test_from_making_to_removing(variables: dict[str, str], home: Path, tmp_path
     assert table[2].split()[:3] == [name, "echo", "cpu"]
     assert run(variables, "check").stdout.splitlines()[2].split() == [name, "whole"]
     assert run_json(variables, "check", "echo", "--full") == [{"name": name, "faults": []}]
-    run(variables, "export", "echo", str(tmp_path / "echo.tar"))
-    run(variables, "remove", "echo")
+    file = tmp_path / "echo.tar"
+    exported = run_json(variables, "export", "echo", str(file))
+    assert exported == {"name": name, "file": str(file), "size_bytes": file.stat().st_size}
+    assert run(variables, "export", "echo", str(tmp_path / "again.tar")).stdout == ""
+    assert run_json(variables, "remove", "echo") == {"name": name, "removed": True}
     assert run_json(variables, "list") == []
     assert run(variables, "import", str(tmp_path / "echo.tar")).stdout.strip() == name
     run(variables, "remove", name, "--keep-cache")

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +230,29 @@ async def test_the_resolvers_reason_is_told(
         await environments.plan(make_engine(*requirements))
 
 
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ("durian", "durian was not found"),
+        ("apple>=9", "apple>=9, pear cannot be installed beside what engine 'fruit' requires"),
+        ("apple<2", "unsatisfiable"),
+        ("proud-pear", "core-of-apple>=3"),
+    ],
+)
+async def test_what_a_user_adds_and_cannot_be_had_is_a_bad_request(
+    environments: Environments, home: Path, extra: str, reason: str
+) -> None:
+    with pytest.raises(BadRequest, match=reason) as caught:
+        await environments.ensure(make_engine("apple==2.0"), extra=(extra, "pear"))
+    assert caught.value.param == "virtual_env_packages" and extra in caught.value.message
+    assert not list((home / "envs").glob("[!.]*"))
+
+
+async def test_a_declaration_that_cannot_be_had_is_no_fault_of_what_is_added(environments: Environments) -> None:
+    with pytest.raises(EnvironmentFailed, match="durian was not found"):
+        await environments.ensure(make_engine("durian"), extra=("apple",))
+
+
 async def test_a_failed_build_of_a_package_gives_its_reason(
     environments: Environments, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +396,18 @@ async def test_damage_is_found(environments: Environments) -> None:
     assert await faults() == "" and await faults(full=True) == "apple: 1 file is changed: apple/data.bin"
     data.write_bytes(content)
     assert await faults(full=True) == ""
+    for stray in (packages / "apple" / "more.txt", packages / "evil.pth", built.folder / "bin" / "evil"):
+        stray.write_text("")
+        assert await faults() == f"no distribution lists {stray.relative_to(built.folder)}"
+        data.unlink()
+        assert await faults() == (
+            f"apple: 1 file is gone: apple/data.bin; no distribution lists {stray.relative_to(built.folder)}"
+        )
+        data.write_bytes(content)
+        stray.unlink()
+    (packages / "apple" / "__pycache__").mkdir(exist_ok=True)
+    (packages / "apple" / "__pycache__" / "x.cpython-311.pyc").write_text("")
+    assert await faults() == ""
     info = packages / "pear-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pear\nVersion: 1.0\n")
@@ -379,9 +415,9 @@ async def test_damage_is_found(environments: Environments) -> None:
     info.rename(packages / "melon-1.0.dist-info")
     (packages / "melon-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: melon\nVersion: 1.0\n")
     assert await faults() == "melon was added"
-    (packages / "melon-1.0.dist-info").rename(built.folder / "away")
+    shutil.rmtree(packages / "melon-1.0.dist-info")
     (packages / "core_of_apple-1.5.dist-info").rename(built.folder / "core")
-    assert await faults() == "core-of-apple is missing"
+    assert (await faults()).startswith("core-of-apple is missing; no distribution lists ")
     (built.folder / "core").rename(packages / "core_of_apple-1.5.dist-info")
     (packages / "core_of_apple-1.5.dist-info" / "RECORD").unlink()
     assert await faults() == "core-of-apple: its RECORD is gone"

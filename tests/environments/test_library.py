@@ -71,6 +71,15 @@ def test_packages_that_cannot_be_linked_are_named(tmp_path: Path, monkeypatch: p
             link_library(tmp_path / "lib", [module])
 
 
+PROGRAMS = (
+    ("python3.10", """echo '["3.10.1", [], {}]'"""),
+    ("python3.12", "echo 12"),
+    ("python3.13", """echo '["x", [], {}]'"""),
+    ("python3.99", "sleep 60; true"),
+    ("program", "true"),
+)
+
+
 async def test_environments_of_others_are_looked_at(
     environments: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +96,7 @@ async def test_environments_of_others_are_looked_at(
     assert '"pydantic>=2.10"' in str(caught.value.remedy)
     (tmp_path / "python3").write_text("")
     (tmp_path / "python3.0").symlink_to("/bin/true")
-    for name, text in (("python3.10", "echo '[[3, 10], []]'"), ("python3.99", "sleep 60; true"), ("program", "true")):
+    for name, text in PROGRAMS:
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     with pytest.raises(BadRequest, match=r"is Python 3\.10; workers need 3\.11"):
@@ -99,9 +108,24 @@ async def test_environments_of_others_are_looked_at(
         (tmp_path / "program", "There is no interpreter at"),
         (tmp_path / "python3", "cannot be used: it cannot be started: Permission denied"),
         (tmp_path / "python3.0", "cannot be used: it does not run: exit code 0"),
+        (tmp_path / "python3.12", "cannot be used: it does not say what it is"),
+        (tmp_path / "python3.13", "cannot be used: it does not say what it is"),
     ):
         with pytest.raises(BadRequest, match=message):
             await check_interpreter(path, ())
     monkeypatch.setattr("modelrack.environments.interpreter._RUN_S", 0.2)
     with pytest.raises(BadRequest, match=r"did not answer within 0\.2 s"):
         await check_interpreter(tmp_path / "python3.99", ())
+
+
+async def test_versions_in_environments_of_others_are_compared(environments: Environments) -> None:
+    """Only whether modules are there was looked at: a wrong version was found out when the worker had started."""
+    built = await environments.ensure(make_engine("apple<2"))
+    fine = ("apple>=1", "core-of-apple==1.5", "apple>=3; python_version < '3'", "pear>=9", "Apple[more]!=2")
+    assert await check_interpreter(built.folder, ("apple",), fine) == built.python
+    with pytest.raises(
+        BadRequest, match=r"has apple 1\.0, and apple>=2 is required, core_of.apple 1\.5, and"
+    ) as caught:
+        await check_interpreter(built.folder, ("apple",), ("apple>=2", "core_of.apple<1,>0.5", "pear>=9"))
+    assert caught.value.param == "environment"
+    assert caught.value.remedy == 'Install what will do into it: "apple>=2" "core_of.apple<1,>0.5"'

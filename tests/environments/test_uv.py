@@ -1,5 +1,6 @@
 """What the user has set for pip and uv counts, and what uv says is put in few words."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,16 +109,29 @@ def test_progress_never_goes_back() -> None:
     assert heard[-1].detail == "fetching big, more" and heard[-1].done_bytes == 0
     for size in (300, 300, 900, 90000, 600):
         tracker.unpacked(size)
-    assert [progress.done_bytes for progress in heard[-4:]] == [100, 300, 940, 200]
+    assert [progress.done_bytes for progress in heard[-4:]] == [100, 300, 940, 940]
     tracker.on_line(" Downloaded big")
-    assert heard[-1].done_bytes == 900 and heard[-1].detail == "fetching more"
+    assert heard[-1].done_bytes == 940 and heard[-1].detail == "fetching more"
     for line in ("      Built more==1", "Prepared 3 packages in 1s", "Installed 3 packages in 1s"):
         tracker.on_line(line)
     assert heard[-1].done_bytes == heard[-1].total_bytes == 1000 and heard[-1].fraction == 0.95
     fractions = [progress.fraction for progress in heard]
-    assert fractions == sorted(fractions)
+    amounts = [progress.done_bytes for progress in heard]
+    assert fractions == sorted(fractions) and amounts == sorted(amounts)
     tracker.follow(b'[0.2, "fetching", 1, 2]')
     assert (heard[-1].fraction, heard[-1].detail, heard[-1].total_bytes) == (0.95, "fetching", 2)
     for said in (b"", b"{", b"[1]", b"7"):
         tracker.follow(said)
         assert heard[-1].detail.startswith("waiting for another process")
+
+
+def test_who_takes_over_begins_at_what_was_told_before() -> None:
+    """Another process made the environment and was killed: megabytes counted twice, or backwards."""
+    heard: list[Progress] = []
+    tracker = Tracker(heard.append)
+    for done in (300, 200, 500):
+        tracker.follow(json.dumps([0.5, "fetching big", done, 1000]).encode())
+    tracker.resolved([Locked("big", "1", "", "", 900), Locked("small", "1", "", "", 100)])
+    for line in ("Downloading big (900B)", " Downloaded big", "Downloading small (100B)", " Downloaded small"):
+        tracker.on_line(line)
+    assert [progress.done_bytes for progress in heard] == [300, 300, 500, 500, 500, 900, 900, 1000]

@@ -80,6 +80,17 @@ def test_an_exact_name_wins_over_an_alias(site: Site) -> None:
     assert plugins.find_engine("third") is None
 
 
+def test_of_engines_with_one_name_that_of_the_model_type_is_meant(site: Site) -> None:
+    """A library with engines for several types is asked for by one name, as at Xinference."""
+    site.add("a", good(engine="paint", family="red", alias="x"))
+    other = good(engine="draw", family="blue", alias="paint").replace("/v1/colours", "/v1/lines")
+    site.add("b", other.replace('"colour"', '"line"'))
+    plugins = load_plugins()
+    assert plugins.find_engine("paint", "line") is plugins.engines["draw"]
+    assert plugins.find_engine("paint", "colour") is plugins.find_engine("paint") is plugins.engines["paint"]
+    assert plugins.find_engine("paint", "sound") is plugins.engines["paint"]
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "remedy"),
     [

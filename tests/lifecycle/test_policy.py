@@ -7,6 +7,7 @@ from modelrack.hooks import Accelerator, Machine, MemoryEstimate
 from modelrack.lifecycle.policy import (
     StartLimits,
     check_room,
+    less_reserved,
     overall_progress,
     place,
     reserve,
@@ -93,6 +94,9 @@ def test_what_is_still_loading_counts_as_taken() -> None:
     assert place(machine(9, 10), "auto", None) == (1,)
     assert place(machine(9, 10), "auto", None, reserved) == (0,)
     assert place(machine(9, 10), "auto", [1], reserved) == (1,)
+    left = less_reserved(machine(9, 10), reserved)
+    assert [device.memory_free_bytes for device in left.accelerators] == [5, 0] and left.memory_free_bytes == 27
+    assert less_reserved(machine(9), {}) == machine(9)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from modelrack.hooks.loader import load_plugins
 from modelrack.lifecycle.directory import Directory
 from modelrack.lifecycle.rack import Rack
 from modelrack.lifecycle.state import State
+from modelrack.server.describe import describe_model
 from modelrack.settings import Settings
 
 GB = 10**9
@@ -104,6 +105,55 @@ async def test_what_loads_has_its_memory_reserved(start: Start) -> None:
         await rack.launch(request("c", load_delay_s=60))
         await until(lambda: bool(rack.get("c").replicas))
         assert rack.get("c").accelerators == ["0"]
+
+
+async def test_what_loads_is_not_free_for_what_is_chosen(start: Start) -> None:
+    """A size was chosen that fitted only as long as nothing else was loading."""
+    async with start(1, weights_bytes=8 * GB, host_bytes=15 * GB) as rack:
+        _, choices, _ = await rack.examine(request("b"))
+        assert choices.options[0].fit.fits is True
+        await rack.launch(request("a", load_delay_s=60))
+        await until(lambda: bool(rack.get("a").replicas))
+        machine, choices, _ = await rack.examine(request("b"))
+        (device,) = machine.accelerators
+        assert (device.memory_free_bytes, machine.memory_free_bytes) == (2 * GB, 5 * GB)
+        fit = choices.options[0].fit
+        assert fit.fits is False and fit.lacking_device_bytes >= 6 * GB and fit.lacking_host_bytes >= 10 * GB
+        await asyncio.wait_for(rack.terminate("a"), 20)
+        assert (await rack.examine(request("b")))[1].options[0].fit.fits is True
+
+
+async def test_engines_reckon_with_what_is_really_free(start: Start) -> None:
+    async with start(1, weights_bytes=4 * GB) as rack:
+
+        def half(plan: LoadPlan, machine: Machine) -> MemoryEstimate:
+            return MemoryEstimate(weights_bytes=0, cache_bytes=machine.accelerators[0].memory_free_bytes // 2)
+
+        await rack.launch(request("a", load_delay_s=60))
+        await until(lambda: bool(rack.get("a").replicas))
+        rack.plugins.engines["echo"] = replace(rack.plugins.engines["echo"], estimate=half)
+        await launched(rack, "b")
+        expected = rack.get("b").replicas[0].spec.expected
+        assert expected.estimated_bytes == 3 * GB
+
+
+async def test_models_of_other_types_are_described_with_their_facts(start: Start, tmp_path: Path) -> None:
+    async with start(0) as rack:
+        engine = rack.plugins.engines["echo"]
+        rack.plugins.engines["echo"] = replace(engine, model_types=("embedding", "rerank"), accepts=lambda *_: None)
+        (tmp_path / "config.json").write_text('{"hidden_size": 32, "num_hidden_layers": 1}')
+        own: dict[str, Any] = {"model_name": "mine", "language": ["en"], "model_uri": str(tmp_path)}
+        rack.catalog.register("embedding", {**own, "dimensions": 32, "max_tokens": 64}, persist=False)
+        rack.catalog.register("rerank", own, persist=False)
+        described = {}
+        for kind in ("embedding", "rerank"):
+            asked = LaunchRequest(model_name="mine", model_type=kind, model_uid=kind)
+            described[kind] = describe_model(await rack.launch(asked))
+        one = described["embedding"]
+        assert (one["dimensions"], one["max_tokens"], one["language"]) == (32, 64, ["en"])
+        assert one["model_ability"] == ["embed"] and one["model_size_in_billions"] is None
+        other = described["rerank"]
+        assert (other["type"], other["max_tokens"], other["model_ability"]) == (None, None, ["rerank"])
 
 
 async def test_one_more_replica_needs_room_too(start: Start) -> None:

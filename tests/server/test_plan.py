@@ -23,7 +23,8 @@ def test_the_model_without_files(client: Client) -> None:
     plan = client.plan("echo")
     choice = plan["choice"]
     assert (choice["model_engine"], choice["model_format"]) == ("echo", "echo")
-    assert choice["environment"] == {"where": "server", "is_built": True, "path": None, "requirements": []}
+    nothing: dict[str, Any] = {"path": None, "name": None, "size_bytes": None, "requirements": []}
+    assert choice["environment"] == {"where": "server", "is_built": True, **nothing}
     assert choice["download"] == {"bytes": 0, "path": None, "hub": None, "repo": None}
     assert choice["memory"]["total_bytes"] > 0 and choice["fits"] is True
     assert plan["devices"][0]["kind"] == "cpu"

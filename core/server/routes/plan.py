@@ -8,6 +8,8 @@ from ...api.launch import LaunchRequest
 from ...api.plan import PlanAnswer
 from ...catalog.download import measure
 from ...catalog.planning import Running, make_plan
+from ...environments import device_kind
+from ...lifecycle.policy import place
 from ...lifecycle.rack import Rack
 from . import JsonRoute, failures
 
@@ -33,7 +35,9 @@ def router(rack: Rack) -> APIRouter:
         machine, choices, resolved = await rack.examine(request)
         size = await measure(resolved, rack.plugins.hubs, rack.settings.cache_dir, HUB_LIMIT_S)
         running = await asyncio.to_thread(running_models, rack)
-        return make_plan(choices, request, machine, running, size)
+        device = device_kind(machine, place(machine, request.n_gpu, request.gpu_indices))
+        built = rack.built(device, request.virtual_env_packages or ())
+        return await asyncio.to_thread(make_plan, choices, request, machine, running, size, built)
 
     return routes
 

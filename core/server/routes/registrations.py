@@ -51,7 +51,7 @@ def router(rack: Rack) -> APIRouter:
     @routes.get("/v1/engines/{model_type}/{model_name}", response_model=dict[str, Any], responses=failures(400, 404))
     def query_engines(model_type: str, model_name: str) -> dict[str, Any]:
         """Tell which engines can run a family here, in which forms; or why not."""
-        machine = rack.machine()
+        machine = rack.free_machine()
         is_built = rack.is_built(next((device.kind for device in machine.accelerators), "cpu"))
         return engines_for(catalog.get(model_type, model_name), rack.plugins, machine, is_built)
 
