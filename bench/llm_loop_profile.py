@@ -69,7 +69,7 @@ def run_loop(plan: LoadPlan, rounds: Sequence[Sequence[Sequence[int]]], *, max_t
 
     async def work() -> list[Share]:
         shares = []
-        counters = model.counters
+        counters = model.loop.counters
         for prompts in rounds:
             before = (counters.steps, counters.busy_s, counters.decode_s, counters.sample_s)
             await generate(prompts)

@@ -12,7 +12,7 @@ from .contract import EndReason
 from .formats.base import CallArguments, CallStart, Content, OutputParser, Piece, Reasoning
 from .logprobs import Entry, TokenNames, chat_logprobs
 
-__all__ = ["ChatCollector", "ChatStream", "MakeParser", "chat_tail"]
+__all__ = ["ChatCollector", "ChatStream", "MakeParser", "ParsedChoice", "chat_tail", "make_call_id"]
 
 MakeParser = Callable[[], OutputParser]
 """Returns the parser of one choice."""
@@ -32,12 +32,15 @@ def make_call_id() -> str:
     return f"call_{uuid4().hex[:24]}"
 
 
-class _Parsed:
+class ParsedChoice:
     """A choice whose text is parsed.
 
     Args:
         parser: None: all is content.
         one_call: of several calls, only the first is given.
+
+    Attributes:
+        calls: how many calls `delta` has told of.
     """
 
     __slots__ = ("_one_call", "_parser", "calls")
@@ -56,6 +59,35 @@ class _Parsed:
     def finish(self) -> Iterable[Piece]:
         """Return the rest."""
         return () if self._parser is None else self._allowed(self._parser.finish())
+
+    def delta(self, text: str, *, is_last: bool = False) -> dict[str, Any]:
+        """Return what further text adds to the message.
+
+        Args:
+            is_last: nothing follows it.
+        """
+        delta: dict[str, Any] = {}
+        calls: dict[int, dict[str, Any]] = {}
+        for piece in [*self.feed(text), *self.finish()] if is_last else self.feed(text):
+            if type(piece) is Content:
+                delta["content"] = delta.get("content", "") + piece.text
+            elif type(piece) is Reasoning:
+                delta["reasoning_content"] = delta.get("reasoning_content", "") + piece.text
+            elif type(piece) is CallStart:
+                self.calls += 1
+                function = {"name": piece.name, "arguments": ""}
+                calls[piece.index] = {
+                    "index": piece.index,
+                    "id": make_call_id(),
+                    "type": "function",
+                    "function": function,
+                }
+            elif type(piece) is CallArguments:
+                call = calls.setdefault(piece.index, {"index": piece.index, "function": {"arguments": ""}})
+                call["function"]["arguments"] += piece.text
+        if calls:
+            delta["tool_calls"] = list(calls.values())
+        return delta
 
     def _allowed(self, pieces: Iterable[Piece]) -> Iterable[Piece]:
         if not self._one_call:
@@ -78,7 +110,7 @@ class ChatStream(Streamer):
         self, call: Call, want: Want, parser: MakeParser | None, names: TokenNames, tails: ChunkTails | None
     ) -> None:
         super().__init__(call, want)
-        self._choices = [_Parsed(parser() if parser is not None else None, want.one_call) for _ in range(want.n)]
+        self._choices = [ParsedChoice(parser() if parser is not None else None, want.one_call) for _ in range(want.n)]
         self._is_parsed = parser is not None
         self._names = names
         self._tails = tails
@@ -101,14 +133,14 @@ class ChatStream(Streamer):
                 self.stream.put(self.start + _TAIL % (index, orjson.dumps(text)))
             return
         choice = self._choices[index]
-        self._send(index, _delta(choice, choice.feed(text)), entries)
+        self._send(index, choice.delta(text), entries)
 
     def close_choice(self, index: int, text: str, entries: list[Entry], reason: EndReason) -> None:
         """Send a choice's last text and the reason of its end."""
         if index not in self._opened:
             self._begin_choice(index)
         choice = self._choices[index]
-        self._send(index, _delta(choice, [*choice.feed(text), *choice.finish()]), entries)
+        self._send(index, choice.delta(text, is_last=True), entries)
         finish = "tool_calls" if choice.calls and reason == "stop" else reason
         self.stream.put(self.start + _CLOSING % (index, finish.encode()))
 
@@ -127,33 +159,7 @@ class ChatStream(Streamer):
         self.write({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
 
 
-def _delta(choice: _Parsed, pieces: Iterable[Piece]) -> dict[str, Any]:
-    """Return what some pieces add to a message."""
-    delta: dict[str, Any] = {}
-    calls: dict[int, dict[str, Any]] = {}
-    for piece in pieces:
-        if type(piece) is Content:
-            delta["content"] = delta.get("content", "") + piece.text
-        elif type(piece) is Reasoning:
-            delta["reasoning_content"] = delta.get("reasoning_content", "") + piece.text
-        elif type(piece) is CallStart:
-            choice.calls += 1
-            function = {"name": piece.name, "arguments": ""}
-            calls[piece.index] = {
-                "index": piece.index,
-                "id": make_call_id(),
-                "type": "function",
-                "function": function,
-            }
-        elif type(piece) is CallArguments:
-            call = calls.setdefault(piece.index, {"index": piece.index, "function": {"arguments": ""}})
-            call["function"]["arguments"] += piece.text
-    if calls:
-        delta["tool_calls"] = list(calls.values())
-    return delta
-
-
-class _Message(_Parsed):
+class _Message(ParsedChoice):
     """A choice while it is collected."""
 
     __slots__ = ("arguments", "content", "entries", "names", "reason", "reasoning")

@@ -4,8 +4,6 @@ The weights are random, but everything is real: adapters change what `modelrack.
 turn images into embeddings by a vision transformer of two layers.
 """
 
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,6 @@ __all__ = [
     "adapter_weights",
     "recurrent_weights",
     "write_adapter",
-    "write_png",
     "write_projector",
     "write_recurrent_model",
 ]
@@ -249,18 +246,3 @@ def _finish(writer: Any) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def write_png(width: int, height: int, color: tuple[int, int, int]) -> bytes:
-    """Return a PNG file of one colour that darkens from left to right."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    row = bytearray([0])
-    for x in range(width):
-        row += bytes(value * (2 * width - x) // (2 * width) for value in color)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(row) * height)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ..gguf_extras import write_png
+from ..images import write_png
 from .base import LONG, PROMPT, numbered
 from .claims import feature
 from .rig import CHAT, Rig, Target, together

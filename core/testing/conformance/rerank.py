@@ -110,6 +110,25 @@ class RerankConformance(ItemTests, Conformance, is_kit=True):
         plain, objects = self.rank(main, TEXTS), self.rank(main, [{"text": text} for text in TEXTS])
         self.compare([objects], [plain])
 
+    def test_documents_are_ranked_by_the_fields_that_are_named(self, main: BaseTarget) -> None:
+        plain = self.rank(main, [f"{text}\n{number}" for number, text in enumerate(TEXTS)])
+        documents = [{"number": number, "title": text, "text": "other"} for number, text in enumerate(TEXTS)]
+        named = self.rank(main, documents, rank_fields=["title", "number"], return_documents=True)
+        self.compare([named], [plain])
+        assert [one["document"] for one in named["results"]] == [documents[one["index"]] for one in named["results"]]
+        error = main.refused(PATH, {"query": QUERY, "documents": documents, "rank_fields": ["title", "none"]})
+        assert error["param"] == "documents.0.none", error
+
+    def test_options_may_come_packed(self, main: BaseTarget) -> None:
+        """Xinference's client sends further options as a JSON string."""
+        plain, packed = self.rank(main, TEXTS, top_n=2), self.rank(main, TEXTS, kwargs='{"top_n": 2}')
+        assert [one["index"] for one in packed["results"]] == [one["index"] for one in plain["results"]]
+        assert main.refused(PATH, {"query": QUERY, "documents": ["fine"], "kwargs": "{"})["param"] == "kwargs"
+
+    def test_raw_scores_are_in_the_same_order(self, main: BaseTarget) -> None:
+        plain, raw = self.rank(main, TEXTS), self.rank(main, TEXTS, raw_scores=True)
+        assert [one["index"] for one in raw["results"]] == [one["index"] for one in plain["results"]]
+
     def test_counts_are_true(self, main: BaseTarget) -> None:
         whole = self.rank(main, TEXTS)
         alone = [self.rank(main, [text]) for text in TEXTS]
@@ -118,6 +137,7 @@ class RerankConformance(ItemTests, Conformance, is_kit=True):
         assert len(set(counts)) > 3
         told = self.rank(main, TEXTS, return_len=True)
         assert told["meta"]["tokens"]["input_tokens"] == sum(counts)
+        assert self.rank(main, TEXTS, return_len=False)["meta"]["tokens"] is None
 
     # Batches
 
@@ -159,12 +179,13 @@ class RerankConformance(ItemTests, Conformance, is_kit=True):
             ({"documents": []}, "documents"),
             ({"documents": None}, "documents"),
             ({"documents": "fine"}, "documents"),
-            ({"documents": ["fine", ""]}, "documents"),
-            ({"documents": ["fine", 5]}, "documents"),
-            ({"documents": [{"title": "fine"}]}, "documents"),
+            ({"documents": ["fine", ""]}, "documents.1"),
+            ({"documents": ["fine", 5]}, "documents.1"),
+            ({"documents": [{"title": "fine"}]}, "documents.0"),
             ({"documents": ["fine"] * 10_000}, "documents"),
             ({"query": "a " * 500_000}, "query"),
-            ({"documents": ["a " * 500_000], "truncate": False}, "documents"),
+            ({"documents": ["fine", "a" * 1_000_000]}, "documents.1"),
+            ({"documents": ["a " * 200_000], "truncate": False}, "documents.0"),
             ({"top_n": 0}, "top_n"),
             ({"top_n": "all"}, "top_n"),
             ({"return_documents": "perhaps"}, "return_documents"),

@@ -3,12 +3,12 @@
 import numpy as np
 
 from modelrack.llm.contract import TokenLogprob
+from modelrack.llm.decoding import Event, seed_of
 
 from .bindings import Handle
 from .context import Context
 from .logprobs import LogprobRow
-from .mailbox import Event
-from .sampling import Chain, seed_of
+from .sampling import Chain
 from .slots import Slot
 
 __all__ = ["Chooser"]
@@ -54,7 +54,6 @@ class Chooser:
 
         Raises: ModelrackError: the constraint cannot go on.
         """
-        job = slot.job
         logprob: TokenLogprob | None = None
         chain = slot.chain
         assert chain is not None
@@ -66,16 +65,7 @@ class Chooser:
             token, logprob = found
         else:
             token = chain.sample(row)
-        slot.generated += 1
-        if token in job.ends:
-            events.append((slot, -1, None, "stop"))
-            return True
-        slot.tokens.append(token)
-        if slot.generated >= job.limit:
-            events.append((slot, token, logprob, "length"))
-            return True
-        events.append((slot, token, logprob, None))
-        return False
+        return slot.take(token, logprob, events)
 
     def _choose_carefully(self, slot: Slot, chain: Chain, row: int) -> tuple[int, TokenLogprob | None] | None:
         generation = slot.job.generation
@@ -88,10 +78,7 @@ class Chooser:
         matcher = slot.matcher
         if matcher is not None and matcher.mask(logits):
             return None
-        if generation.ignore_eos or slot.generated < generation.min_tokens:
-            logits[self._end_ids] = -np.inf
-        if slot.generated < generation.min_tokens and generation.stop_ids:
-            logits[list(generation.stop_ids)] = -np.inf
+        slot.bar_ends(logits, self._end_ids)
         token = chain.sample(row)
         if matcher is not None:
             matcher.accept(token)

@@ -1,14 +1,14 @@
 """Loads a GGUF model into llama.cpp, with all that belongs to it."""
 
-import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from modelrack.catalog.gguf import GgufMetadata
 from modelrack.catalog.gguf_memory import free_memory, read_model
 from modelrack.errors import LaunchFailed
 from modelrack.hooks import LoadPlan
 from modelrack.llm.contract import ModelTraits
+from modelrack.llm.decoding import DecodingModel
 from modelrack.llm.guided import Constraints, missing
 from modelrack.machine import probe
 from modelrack.worker import Report
@@ -20,14 +20,16 @@ from .choosing import Chooser
 from .constraints import open_constraints
 from .context import Context
 from .extras import Extras, load_extras
-from .language import GgufModel
 from .logs import Reasons, set_verbosity
 from .memory import Sizes, choose_sizes, extra_weights
-from .params import build_context_params, build_model_params, init_numa
+from .params import build_context_params, init_numa
 from .scheduler import Scheduler
 from .vocabulary import Vocabulary
+from .weights import load_weights, refused
 
-__all__ = ["load_model"]
+__all__ = ["GgufModel", "load_model"]
+
+GgufModel: TypeAlias = DecodingModel[Scheduler]
 
 _OUTPUTS = 64
 """Rows of logits that a step can bring beside those of the running sequences."""
@@ -76,43 +78,13 @@ def load_model(plan: LoadPlan, report: Report, on_broken: Callable[[], None] | N
     bindings.init_backend()
     init_numa(options)
     report(0.1, "loading the model")
-    model = _load(plan, report)
+    model = load_weights(plan, report)
     try:
         report(0.9, "making the context")
         return _assemble(plan, metadata, sizes, machine.cores, model, on_broken)
     except BaseException:
         bindings.free_model(model)
         raise
-
-
-def _load(plan: LoadPlan, report: Report) -> Handle:
-    params, _keep = build_model_params(plan)
-
-    def progress(done: float, data: Any) -> bool:
-        report(0.1 + 0.8 * done, "loading the model")
-        return True
-
-    callback = bindings.ProgressCallback(progress)
-    params.progress_callback = callback
-    with Reasons() as reasons:
-        model: Handle | None = bindings.load_model(os.fsencode(plan.files.path), params)
-    if not model:
-        raise _refused(plan, reasons.text("it gave no reason"))
-    return model
-
-
-def _refused(plan: LoadPlan, reason: str) -> LaunchFailed:
-    return LaunchFailed(f"llama.cpp could not load {plan.files.path}: {reason}.", remedy=_remedy(reason))
-
-
-def _remedy(reason: str) -> str | None:
-    if "unknown model architecture" in reason:
-        return "A newer llama-cpp-python may know it: pip install --upgrade llama-cpp-python."
-    if "corrupted" in reason or "incomplete" in reason:
-        return "Download the file again."
-    if "alloc" in reason or "memory" in reason:
-        return "Launch it with a smaller n_ctx or kv_cells."
-    return None
 
 
 def _assemble(
@@ -158,13 +130,18 @@ def _assemble(
             context.close()
         raise
     scheduler.start()
-    return GgufModel(
-        model=model,
+
+    def free() -> None:
+        vocabulary.close()
+        extras.close()
+        context.close()
+        bindings.free_model(model)
+
+    return DecodingModel(
+        loop=scheduler,
         vocabulary=vocabulary,
-        context=context,
-        scheduler=scheduler,
         constraints=constraints,
-        extras=extras,
+        read_media=extras.vision.read if extras.vision is not None else None,
         traits=_traits(plan, metadata, sizes, model, vocabulary, constraints, extras),
         most=sizes.n_parallel,
         max_queue=options["max_queue"],
@@ -176,6 +153,7 @@ def _assemble(
             "n_threads": params.n_threads,
             "llama_cpp_python": bindings.package_version(),
         },
+        free=free,
     )
 
 
@@ -191,7 +169,7 @@ def _make_context(
     with Reasons() as reasons:
         handle: Handle | None = bindings.init_context(model, params)
     if not handle:
-        raise _refused(plan, reasons.text("the context could not be made"))
+        raise refused(plan, reasons.text("the context could not be made"))
     window = 0 if plan.options["swa_full"] else bindings.model_window(model)
     return Context(handle, vocabulary.size, sizes.n_batch, whole=whole, window=window)
 

@@ -4,15 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from modelrack.hooks import Options
+from modelrack.catalog.gguf_options import GgufTextOptions
 
 __all__ = ["LlamaCppPythonOptions"]
 
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-Switch = Literal["auto", "on", "off"]
 
-
-class LlamaCppPythonOptions(Options):
+class LlamaCppPythonOptions(GgufTextOptions):
     """Options of llama.cpp, as llama-cpp-python has them, and of the decode loop around it."""
 
     n_ctx: int | None = Field(
@@ -42,16 +39,6 @@ class LlamaCppPythonOptions(Options):
     max_queue: int = Field(
         256, ge=0, le=100_000, description="Requests that may wait; more are refused with the status 429."
     )
-    n_threads: int | None = Field(
-        None,
-        ge=1,
-        le=512,
-        description="Threads that compute. Default: one less than there are cores, because llama.cpp's threads spin "
-        "and lose most of their speed when they share a core.",
-    )
-    n_threads_batch: int | None = Field(
-        None, ge=1, le=512, description="Threads that read prompts; default: as n_threads."
-    )
     n_batch: int | None = Field(
         None,
         ge=32,
@@ -59,12 +46,6 @@ class LlamaCppPythonOptions(Options):
         description="Most tokens computed in one step. Running sequences are kept going while prompts are read, so a "
         "step often takes fewer. Default: 512 on the CPU, 2048 on an accelerator.",
     )
-    n_ubatch: int = Field(512, ge=16, le=65_536, description="Tokens computed at once; more take more memory.")
-    cache_type_k: CacheType = Field("f16", description="Type of the keys in the attention cache.")
-    cache_type_v: CacheType = Field(
-        "f16", description="Type of the values in the attention cache; a quantized one needs flash attention."
-    )
-    flash_attn: Switch = Field("auto", description="Whether to use flash attention.")
     swa_full: bool = Field(
         False,
         description="Keep the whole cache of layers with a sliding window: more memory, but all of a beginning can be "
@@ -75,41 +56,11 @@ class LlamaCppPythonOptions(Options):
         description="Layers on the accelerators given to the model; auto (and -1): all of them, if the build has GPU "
         "offload.",
     )
-    main_gpu: int = Field(0, ge=0, description="Accelerator that holds what is not split.")
-    split_mode: Literal["none", "layer", "row"] = Field(
-        "layer", description="How several accelerators share the model."
-    )
-    tensor_split: list[float] | None = Field(None, description="Shares of the accelerators, in their order.")
-    offload_kv: bool = Field(True, description="Keep the attention cache on the accelerator.")
-    use_mmap: bool = Field(True, description="Map the file instead of reading it.")
-    use_mlock: bool = Field(False, description="Keep the weights from being swapped out.")
-    check_tensors: bool = Field(False, description="Check every tensor for invalid values while loading.")
-    rope_freq_base: float = Field(0.0, ge=0, description="Base frequency of the rotary embedding; 0 is the model's.")
-    rope_freq_scale: float = Field(0.0, ge=0, description="Scale of its frequencies; 0 is the model's.")
-    rope_scaling: Literal["model", "none", "linear", "yarn", "longrope"] = Field(
-        "model", description="How the rotary embedding is stretched."
-    )
-    yarn_orig_ctx: int = Field(
-        0, ge=0, description="Context that the model was trained on, for YaRN; 0 is the model's."
-    )
-    yarn_ext_factor: float = Field(-1.0, description="YaRN's mix of extrapolation; negative is the model's.")
-    yarn_attn_factor: float = Field(-1.0, description="YaRN's scale of attention; negative is the model's.")
-    yarn_beta_fast: float = Field(-1.0, description="YaRN's low correction dimension; negative is the model's.")
-    yarn_beta_slow: float = Field(-1.0, description="YaRN's high correction dimension; negative is the model's.")
-    numa: Literal["off", "distribute", "isolate", "numactl"] = Field("off", description="How to treat NUMA nodes.")
     chat_template: str | None = Field(None, description="Jinja source, instead of the model's chat template.")
-    seed: int | None = Field(
-        None, ge=0, le=4_294_967_294, description="Seed of requests that bring none; default: a new one for each."
-    )
-    mmproj: str | None = Field(None, description="Path of a multimodal projector; default: the one beside the model.")
     image_max_bytes: int = Field(20_971_520, ge=1024, description="Most bytes of an image's file.")
     image_max_pixels: int = Field(
         33_177_600, ge=1024, description="Most pixels of an image; they are counted before it is unpacked."
     )
-    draft_model: str | None = Field(None, description="Path of a small GGUF model that drafts tokens ahead.")
-    draft_max: int = Field(16, ge=1, le=256, description="Most tokens drafted ahead.")
-    draft_min: int = Field(0, ge=0, le=256, description="Fewer drafted tokens than this are not tried.")
-    draft_p_min: float = Field(0.75, ge=0, le=1, description="Least probability of a drafted token.")
     draft_adaptive: bool = Field(
         True,
         description="Draft only as many tokens as pay, by how often drafts were right and what steps take; off: always "
@@ -127,7 +78,6 @@ class LlamaCppPythonOptions(Options):
         le=64,
         description="Tokens that are compared to find the place that fits best; no less than lookup_min.",
     )
-    warmup: bool = Field(True, description="Compute once while loading, so that the first request is not slower.")
     verbosity: int = Field(
         1, ge=0, le=4, description="What llama.cpp logs: 0 nothing, 1 errors, 2 warnings, 3 facts, 4 traces."
     )

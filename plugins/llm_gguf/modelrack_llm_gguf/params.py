@@ -12,7 +12,7 @@ from . import bindings
 from .bindings import api
 from .memory import Sizes
 
-__all__ = ["build_context_params", "build_model_params", "count_threads", "existing", "init_numa"]
+__all__ = ["build_context_params", "build_model_params", "count_threads", "existing", "init_numa", "set_attention"]
 
 _FLASH = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 _ROPE = {"model": "UNSPECIFIED", "none": "NONE", "linear": "LINEAR", "yarn": "YARN", "longrope": "LONGROPE"}
@@ -105,10 +105,16 @@ def build_context_params(plan: LoadPlan, sizes: Sizes, cores: int, *, numbers: i
     params.kv_unified = True
     params.n_threads = count_threads(options["n_threads"], cores)
     params.n_threads_batch = options["n_threads_batch"] or params.n_threads
+    params.swa_full = options["swa_full"]
+    set_attention(params, options)
+    return params
+
+
+def set_attention(params: Any, options: Mapping[str, Any]) -> None:
+    """Set how a context computes attention."""
     params.type_k = _cache_type(options["cache_type_k"])
     params.type_v = _cache_type(options["cache_type_v"])
     params.flash_attn_type = getattr(api, f"LLAMA_FLASH_ATTN_TYPE_{_FLASH[options['flash_attn']]}")
-    params.swa_full = options["swa_full"]
     params.offload_kqv = options["offload_kv"]
     params.no_perf = True
     params.rope_scaling_type = getattr(api, f"LLAMA_ROPE_SCALING_TYPE_{_ROPE[options['rope_scaling']]}")
@@ -116,7 +122,6 @@ def build_context_params(plan: LoadPlan, sizes: Sizes, cores: int, *, numbers: i
         setattr(params, name, options[name])
     for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
         setattr(params, name, options[name])
-    return params
 
 
 def _cache_type(name: str) -> int:

@@ -1,6 +1,7 @@
 """What the server loads of this plugin: the engine's description. Imports no engine."""
 
-from modelrack.hooks import Candidate, Engine, LoadPlan, Machine, MemoryEstimate, PythonWorker, hookimpl
+from modelrack.hooks import Engine, LoadPlan, Machine, MemoryEstimate, PythonWorker, hookimpl
+from modelrack.pooling import POOLED_OPTIONS, POOLED_TYPES, accepts_gguf, estimate_by_type
 
 from .options import LlamaCppPythonOptions
 
@@ -22,13 +23,6 @@ _FEATURES = (
 )
 
 
-def _accepts(candidate: Candidate, machine: Machine) -> str | None:
-    """Take every GGUF file, of any architecture: what llama.cpp does not know, it says itself when it loads."""
-    if candidate.variant.format != "gguf":
-        return f"it runs GGUF files, not the format '{candidate.variant.format}'"
-    return None
-
-
 def _estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
     from .memory import estimate
 
@@ -41,16 +35,16 @@ def register_engines() -> list[Engine]:
     return [
         Engine(
             name="llama-cpp-python",
-            model_types=("LLM",),
-            worker=PythonWorker(loader="modelrack_llm_gguf.worker:LlamaCppPythonLoader"),
-            accepts=_accepts,
-            options=LlamaCppPythonOptions,
+            model_types=("LLM", *POOLED_TYPES),
+            worker=PythonWorker(loader="modelrack_llm_gguf.loaders:open_loader"),
+            accepts=accepts_gguf,
+            options={"LLM": LlamaCppPythonOptions, **POOLED_OPTIONS},
             aliases=("llama.cpp", "llama_cpp"),
             requires=("llama_cpp",),
             remedy=_REMEDY,
             takes_lora=True,
             rank=40,
-            estimate=_estimate,
+            estimate=estimate_by_type(_estimate),
             features=_FEATURES,
         )
     ]

@@ -1,33 +1,18 @@
 """Chains of llama.cpp's samplers, one for each sequence."""
 
 import ctypes
-import secrets
 from collections.abc import Sequence
 
 from modelrack.llm.contract import Sampling
+from modelrack.llm.decoding import is_greedy
 
 from . import bindings
 from .bindings import Handle
 
-__all__ = ["SEEDS", "Chain", "seed_of"]
+__all__ = ["Chain"]
 
-SEEDS = 2**32 - 1
-"""llama.cpp's seeds have 32 bits, and the greatest of them means "random"."""
-_COLD = 1e-5
-"""Logits that are divided by less are no numbers any more."""
 _QUICK_VOCABULARY = 40_000
 """Up to so many tokens, sampling takes less than handing over Python's lock."""
-
-
-def seed_of(sampling: Sampling, index: int, default: int | None) -> int:
-    """Return the seed of a choice.
-
-    Args:
-        index: of the choice.
-        default: for requests that bring none; None is a new one each time.
-    """
-    seed = sampling.seed if sampling.seed is not None else default
-    return secrets.randbelow(SEEDS) if seed is None else (seed + index) % SEEDS
 
 
 class Chain:
@@ -57,7 +42,7 @@ class Chain:
         params.no_perf = True
         self._handle: Handle = bindings.chain_init(params)
         add = self._add
-        is_greedy = sampling.temperature < _COLD
+        picks_best = is_greedy(sampling)
         if sampling.logit_bias:
             add(_bias(n_vocab, sampling))
         if sampling.repetition_penalty != 1:
@@ -70,7 +55,7 @@ class Chain:
             one = _dry(vocab, n_ctx, sampling)
             add(one)
             _accept(one, prompt, n_ctx)
-        if is_greedy:
+        if picks_best:
             add(bindings.sampler_greedy())
         else:
             if sampling.top_k > 0:
@@ -84,7 +69,7 @@ class Chain:
             if sampling.temperature != 1:
                 add(bindings.sampler_temperature(sampling.temperature))
             add(bindings.sampler_dist(seed))
-        is_quick = n_vocab <= _QUICK_VOCABULARY or (is_greedy and sampling.dry_multiplier <= 0)
+        is_quick = n_vocab <= _QUICK_VOCABULARY or (picks_best and sampling.dry_multiplier <= 0)
         self._sample = bindings.sample_quick if is_quick else bindings.sample_slow
 
     def _add(self, sampler: Handle) -> None:

@@ -1,20 +1,18 @@
 """The decode loop: one thread that computes all sequences together, step by step."""
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
-from modelrack.errors import EngineError, ModelrackError, NotReady
+from modelrack.errors import EngineError, ModelrackError
+from modelrack.llm.decoding import DecodeLoop
 
 from .cache import Cells, PrefixCache
 from .choosing import Chooser
 from .context import Context
 from .filling import count_unread, draft_ahead, fill_part, fill_running, wants_prompt
-from .mailbox import Event, Mailbox
 from .pace import Pace
 from .parts import Adapters, LoopCounters, Speculator, Vision
 from .places import Places
@@ -24,11 +22,8 @@ __all__ = ["Scheduler"]
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 3
-"""So many steps in a row may fail as a whole before the engine counts as broken."""
 
-
-class Scheduler:
+class Scheduler(DecodeLoop[Slot]):
     """Runs the decode loop.
 
     Each step computes one token of every running sequence (or several, with drafts), and as much of the oldest prompts
@@ -39,6 +34,8 @@ class Scheduler:
         most: sequences that run at once.
         on_broken: called, in the loop's thread, when the engine has failed several times in a row.
     """
+
+    slot_type = Slot
 
     def __init__(
         self,
@@ -56,9 +53,8 @@ class Scheduler:
         vision: Vision | None = None,
         on_broken: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(on_broken)
         self.counters = LoopCounters()
-        self.mailbox = Mailbox(self._count_out)
-        self.in_flight = 0
         self._context = context
         self._chooser = chooser
         self._most = most
@@ -69,103 +65,63 @@ class Scheduler:
         self._adapters = adapters
         self._speculator = speculator
         self._vision = vision
-        self._on_broken = on_broken
-        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: deque[Slot] = deque()
         self._reading: list[Slot] = []
         self._running: list[Slot] = []
         self._images: list[Slot] = []
-        self._events: list[Event] = []
         self._ages = 0
-        self._failures = 0
-        self._is_closing = False
-        self.is_broken = False
-        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
 
-    # On the event loop.
+    # What the frame of the loop asks for.
 
-    def start(self) -> None:
-        """Start the loop's thread."""
-        self._thread.start()
+    def has_work(self) -> bool:
+        """Tell whether any sequence is there."""
+        return bool(self._running or self._reading or self._waiting)
 
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self.in_flight += job.open
-        self._inbox.put(job)
+    def take_in(self, job: Job) -> None:
+        """Let a job's first choice wait; it reads the prompt for the others."""
+        leader = job.next_waiting()
+        if leader is not None:
+            leader.state = "waiting"
+            self._waiting.append(leader)
 
-    def wake(self, job: Job) -> None:
-        """Let the loop look at a job that was cancelled."""
-        if job.open == 0:
-            self.mailbox.close(job)
-        self._inbox.put(job)
-
-    def close(self, timeout_s: float) -> bool:
-        """End the loop after its present step; what is under way fails. True if it has ended in time."""
-        self._is_closing = True
-        self._inbox.put(None)
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _count_out(self, job: Job) -> None:
-        self.in_flight -= len(job.slots)
-
-    # In the loop's thread.
-
-    def _run(self) -> None:
-        while not self._is_closing:
-            try:
-                self._read_inbox(wait=not (self._running or self._reading or self._waiting))
-                if not self._is_closing:
-                    self._step()
-            except Exception as error:
-                log.exception("a step of the decode loop has failed")
-                self._fail_all(EngineError(f"The decode loop failed ({type(error).__name__}: {error})."))
-                self._failures += 1
-                if self._failures >= _PATIENCE:
-                    self._break()
-        self._fail_all(NotReady("The model is stopping.", headers={"Retry-After": "1"}))
-
-    def _read_inbox(self, *, wait: bool) -> None:
-        inbox = self._inbox
-        while wait or not inbox.empty():
-            try:
-                job = inbox.get(block=wait)
-            except Empty:
-                return
-            wait = False
-            if job is None:
-                return
-            leader = job.slots[0]
-            if leader.state == "new" and not leader.is_cancelled and not job.is_read:
-                leader.state = "waiting"
-                self._waiting.append(leader)
-            elif any(slot.is_cancelled for slot in job.slots):
-                self._drop_cancelled(job)
-
-    def _drop_cancelled(self, job: Job) -> None:
-        for slot in job.slots:
-            if not slot.is_cancelled or slot.state == "over":
-                continue
-            heir = job.next_waiting() if not job.is_read and slot.state in ("new", "waiting", "reading") else None
-            if heir is not None and slot.state != "new":
-                self._inherit(slot, heir)
-            elif heir is not None and slot is job.slots[0]:
-                heir.state = "waiting"
-                self._waiting.append(heir)
-                slot.state = "over"
-            else:
-                self._leave(slot, keep=True)
-
-    def _inherit(self, slot: Slot, heir: Slot) -> None:
+    def inherit(self, slot: Slot, heir: Slot) -> None:
         """Let another choice of the same job go on with what was read of the prompt."""
-        heir.state, slot.state = slot.state, "over"
+        heir.state = slot.state
         heir.age, heir.n_past, heir.number, heir.span = slot.age, slot.n_past, slot.number, slot.span
         slot.number, slot.span = -1, None
         queue: Any = self._waiting if heir.state == "waiting" else self._reading
         queue[queue.index(slot)] = heir
 
-    def _step(self) -> None:
+    def leave(self, slot: Slot, *, keep: bool) -> None:
+        """End a sequence."""
+        if slot.state == "running":
+            self._running.remove(slot)
+        elif slot.state == "reading":
+            self._reading.remove(slot)
+        elif slot.state == "waiting":
+            self._waiting.remove(slot)
+        slot.state = "over"
+        self._places.leave(slot, keep=keep)
+        self._close_speculation(slot)
+        if slot.chain is not None:
+            slot.chain.close()
+            slot.chain = None
+
+    def clear(self) -> Iterable[Job]:
+        """End all sequences."""
+        slots = (*self._running, *self._reading, *self._waiting)
+        for slot in slots:
+            try:
+                self.leave(slot, keep=False)
+            except Exception:
+                log.exception("a sequence could not be cleared away")
+        self._running, self._reading = [], []
+        self._waiting.clear()
+        self._images.clear()
+        return dict.fromkeys(slot.job for slot in slots)
+
+    def step(self) -> bool:
+        """Compute a step: a token of every running sequence, and parts of prompts."""
         started = perf_counter()
         self._chooser.forget_rows()
         lora = self._choose_adapter()
@@ -175,14 +131,15 @@ class Scheduler:
             draft_ahead(self._speculator, running, room)
         sequences, count = len(running), fill_running(self._context.batch, running)
         parts, total = self._fill_reading(lora, running, count)
+        is_sound = False
         if total:
             decoding = perf_counter()
             status = self._context.decode(total)
             decoded = perf_counter()
             if status != 0:
-                self._recover(status, running, parts)
+                is_sound = self._recover(status, running, parts)
             else:
-                self._failures = 0
+                is_sound = True
                 if self._speculator is not None and total == count:
                     self._speculator.learn(count, decoded - decoding)
                 self._choose(running, parts)
@@ -194,12 +151,12 @@ class Scheduler:
             counters.sample_s += ended - decoded
             self._places.charge(total)
         self._read_images()
-        self.mailbox.post(self._events)
-        self._events.clear()
+        self.post()
         if total:
             now = perf_counter()
             self._pace.learn(sequences, total - count, now - started)
             counters.busy_s += now - started
+        return is_sound
 
     def _choose_adapter(self) -> str | None:
         if self._adapters is None:
@@ -230,10 +187,10 @@ class Scheduler:
         if len(self._running) + len(self._reading) > 1:
             self._preempt(youngest)
         elif youngest.state == "running":
-            self._events.append((last, -1, None, "length"))
-            self._leave(last, keep=False)
+            self.events.append((last, -1, None, "length"))
+            self.leave(last, keep=False)
         else:
-            self._fail(youngest.job, EngineError("The prompt does not fit into the cache."))
+            self.fail(youngest.job, EngineError("The prompt does not fit into the cache."))
 
     def _preempt(self, slot: Slot) -> None:
         self.counters.preempted += 1
@@ -338,11 +295,11 @@ class Scheduler:
         is_over = False
         try:
             for step in range(len(draft) + 1):
-                is_over = self._chooser.choose(slot, slot.row + step, self._events)
+                is_over = self._chooser.choose(slot, slot.row + step, self.events)
                 if is_over or step == len(draft) or slot.tokens[-1] != draft[step]:
                     break
         except ModelrackError as error:
-            self._fail(slot.job, error)
+            self.fail(slot.job, error)
             return
         self.counters.tokens += slot.generated - before
         if draft:
@@ -351,7 +308,7 @@ class Scheduler:
             self._places.shrink(slot, len(draft) - accepted)
             slot.speculation.judge(len(draft), accepted)
         if is_over:
-            self._leave(slot, keep=True)
+            self.leave(slot, keep=True)
 
     def _begin(self, slot: Slot) -> None:
         """Let a sequence run whose prompt has been read, and the other choices of its job with it."""
@@ -397,13 +354,13 @@ class Scheduler:
             try:
                 done = vision.decode(self._context.handle, image, slot.number, slot.n_past, budget)
             except ModelrackError as error:
-                self._fail(slot.job, error)
+                self.fail(slot.job, error)
                 continue
             self._places.grow(slot, done)
         self._images.clear()
 
-    def _recover(self, status: int, running: list[Slot], parts: list[tuple[Slot, int]]) -> None:
-        """Go on after a batch that could not be computed."""
+    def _recover(self, status: int, running: list[Slot], parts: list[tuple[Slot, int]]) -> bool:
+        """Go on after a batch that could not be computed; True: some of it could."""
         slots = [*running, *(slot for slot, _ in parts)]
         for slot in slots:
             slot.draft = []
@@ -411,20 +368,21 @@ class Scheduler:
             # It finds no cells though they were counted as free; the engine has undone the batch.
             if not self._places.make_room(self._places.cells.free + 1):
                 self._give_way(slots[0])
-            return
+            return False
         log.error("llama_decode has failed with status %d for %d sequences", status, len(slots))
-        self._failures += 1
         for slot in slots:
             if not self._context.cut(slot.number, slot.position(slot.n_past)):
                 self._preempt(slot)
+        is_sound = False
         for slot in slots:
             if slot.state in ("running", "reading"):
-                self._compute_alone(slot)
-        if self._failures >= _PATIENCE:
-            self._break()
+                is_sound = self._compute_alone(slot) or is_sound
+        if not is_sound:
+            self.count_failure()
+        return is_sound
 
-    def _compute_alone(self, slot: Slot) -> None:
-        """Compute a sequence of a batch that has failed: only one that fails alone too has its job end."""
+    def _compute_alone(self, slot: Slot) -> bool:
+        """Compute a sequence of a batch that has failed: only one that fails alone too (False) has its job end."""
         self._chooser.forget_rows()
         running, parts, count = [slot], [], 0
         if slot.state == "running":
@@ -440,60 +398,13 @@ class Scheduler:
             parts.append((slot, count))
         status = self._context.decode(count)
         if status == 0:
-            self._failures = 0
             self._choose(running, parts)
-            return
-        self._fail(slot.job, EngineError(f"llama.cpp could not compute the next tokens (status {status})."))
-
-    def _break(self) -> None:
-        self.is_broken = True
-        self._fail_all(EngineError("llama.cpp fails again and again; the worker ends."))
-        if self._on_broken is not None:
-            self._on_broken()
-
-    def _leave(self, slot: Slot, *, keep: bool) -> None:
-        """End a sequence."""
-        if slot.state == "running":
-            self._running.remove(slot)
-        elif slot.state == "reading":
-            self._reading.remove(slot)
-        elif slot.state == "waiting":
-            self._waiting.remove(slot)
-        slot.state = "over"
-        self._places.leave(slot, keep=keep)
-        self._close_speculation(slot)
-        if slot.chain is not None:
-            slot.chain.close()
-            slot.chain = None
+            return True
+        self.fail(slot.job, EngineError(f"llama.cpp could not compute the next tokens (status {status})."))
+        return False
 
     def _close_speculation(self, slot: Slot) -> None:
         slot.draft = []
         if slot.speculation is not None and self._speculator is not None:
             self._speculator.close(slot.speculation)
             slot.speculation = None
-
-    def _fail(self, job: Job, error: ModelrackError) -> None:
-        if job.error is None:
-            job.error = error
-        for slot in job.slots:
-            if slot.state != "over":
-                self._leave(slot, keep=False)
-        self._events.append((job, -1, None, None))
-
-    def _fail_all(self, error: ModelrackError) -> None:
-        jobs = dict.fromkeys(slot.job for slot in (*self._running, *self._reading, *self._waiting))
-        while not self._inbox.empty():
-            job = self._inbox.get()
-            if job is not None:
-                jobs[job] = None
-        for job in jobs:
-            try:
-                self._fail(job, error)
-            except Exception:
-                log.exception("a failed job could not be cleared away")
-                self._events.append((job, -1, None, None))
-        self._running, self._reading = [], []
-        self._waiting.clear()
-        self._images.clear()
-        self.mailbox.post(self._events)
-        self._events.clear()

@@ -78,7 +78,7 @@ def test_its_options_are_shown(server: Server, engine: str) -> None:
     done = command(server, "engine", "-n", "demo-chat", "-en", engine)
     assert done.returncode == 0, done.stderr
     assert f"Options of {NAME}" in done.stdout
-    fields = load_plugins("llm_gguf").engines[NAME].options.model_fields
+    fields = load_plugins("llm_gguf").engines[NAME].options_for("LLM").model_fields
     assert [name for name in fields if f"--{name.replace('_', '-')} " not in done.stdout] == []
     assert all(field.description for field in fields.values())
     shown: dict[str, Any] = json.loads(command(server, "engine", "-n", "demo-chat", "--json").stdout)

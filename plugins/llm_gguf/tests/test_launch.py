@@ -8,12 +8,13 @@ import pytest
 
 from modelrack.llm.contract import Sampling
 from modelrack.testing.gguf import Shape, write_random_model
+from modelrack.testing.in_process import ask
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import ask, assert_refused, make_plan, run
+from in_process import assert_refused, make_plan, run
 
-from modelrack_llm_gguf.language import GgufModel
+from modelrack_llm_gguf.model import GgufModel
 
 
 @pytest.fixture(scope="module")

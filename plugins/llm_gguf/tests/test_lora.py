@@ -12,13 +12,14 @@ import pytest
 from modelrack.llm.contract import Generation
 from modelrack.testing.gguf import LARGE, Shape, write_random_model
 from modelrack.testing.gguf_extras import write_adapter, write_projector
+from modelrack.testing.in_process import Heard, ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import Heard, ask, assert_refused, begin, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
-from modelrack_llm_gguf.language import GgufModel
 from modelrack_llm_gguf.lora import Turns
+from modelrack_llm_gguf.model import GgufModel
 
 EXACT = Shape(file_type="f32", layers=2)
 EXACTLY: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attn": "off"}

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from modelrack.llm.contract import Sampling
 from modelrack.testing.gguf import Shape, write_random_model
+from modelrack.testing.in_process import ask, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import ask, chat, make_plan, run
+from in_process import make_plan, run
 
-from modelrack_llm_gguf.language import GgufModel
+from modelrack_llm_gguf.model import GgufModel
 
 EXACT = Shape(file_type="f32", layers=2)
 EXACTLY: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attn": "off"}

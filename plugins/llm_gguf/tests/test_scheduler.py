@@ -14,12 +14,13 @@ from modelrack.errors import EngineError, ModelrackError, NotReady, TooManyReque
 from modelrack.llm.contract import Generation, Sampling, TokenLogprob
 from modelrack.testing.gguf import Shape, write_random_model
 from modelrack.testing.gguf_extras import write_recurrent_model
+from modelrack.testing.in_process import GREEDY, Heard, ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import GREEDY, Heard, ask, assert_refused, begin, chat, make_plan, opened, run
+from in_process import assert_refused, make_plan, opened, run
 
-from modelrack_llm_gguf.language import GgufModel
+from modelrack_llm_gguf.model import GgufModel
 
 DEMO = Path(__file__).parents[2] / "demo/modelrack_demo/models/demo-chat/demo-chat-q8_0.gguf"
 QUESTIONS = (
@@ -92,7 +93,7 @@ def test_the_demo_model_answers_the_same_with_reuse_and_after_eviction(demo_alon
 def test_the_demo_model_answers_the_same_after_stepping_back(demo_alone: list[str]) -> None:
     async def scenario(model: GgufModel) -> None:
         heard = await asyncio.gather(*(ask(model, chat(text), n=10, max_tokens=LENGTH) for text in QUESTIONS))
-        assert model.counters.preempted > 0
+        assert model.loop.counters.preempted > 0
         for one, expected in zip(heard, demo_alone, strict=True):
             assert {b"".join(map(model.token_bytes, tokens)).decode() for tokens in one.tokens} == {expected}
 
@@ -108,7 +109,7 @@ def test_sequences_that_step_back_go_on_as_they_would_have(exact: Path) -> None:
         heard = await asyncio.gather(
             *(ask(model, prompt, max_tokens=90, sampling=sampling, ignore_eos=True) for prompt in prompts(6))
         )
-        counts.append(model.counters.preempted)
+        counts.append(model.loop.counters.preempted)
         return [one.tokens for one in heard]
 
     roomy = run(make_plan(exact, **EXACTLY, n_ctx=256), long)
@@ -161,7 +162,7 @@ def test_of_sixteen_the_others_answer_as_ever_whatever_befalls_one(exact: Path) 
             for heard in running:
                 await heard.over.wait()
             assert [heard.tokens for heard in running] == alone, trouble.__name__
-        assert model.scheduler.in_flight == 0
+        assert model.loop.in_flight == 0
 
     run(make_plan(exact, **EXACTLY, n_parallel=17), scenario)
 
@@ -204,7 +205,7 @@ def test_several_choices_share_the_prompt_and_each_has_its_own_seed(exact: Path)
     async def scenario(model: GgufModel) -> None:
         prompt = prompts(1)[0]
         together = await ask(model, prompt, n=5, sampling=Sampling(seed=11), max_tokens=LENGTH)
-        computed = model.counters.prompt_tokens
+        computed = model.loop.counters.prompt_tokens
         assert computed <= together.prompt_tokens + 3
         singles = [
             (await ask(model, prompt, sampling=Sampling(seed=11 + index), max_tokens=LENGTH)).tokens[0]
@@ -235,7 +236,7 @@ def test_one_choice_can_be_cancelled_without_the_others(exact: Path) -> None:
                 await asyncio.sleep(0.001)
             assert [heard.tokens[index] for index in left] == [alone, alone]
             assert heard.tokens[cancelled] == []
-        assert model.scheduler.in_flight == 0
+        assert model.loop.in_flight == 0
 
     run(make_plan(exact, **EXACTLY, n_parallel=2), scenario)
 
@@ -308,11 +309,11 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(exact: Path) -> None:
         runner = await begin(model, prompts(1)[0], max_tokens=None, ignore_eos=True)
         while len(runner.tokens[0]) < 20:
             await asyncio.sleep(0)
-        before = model.counters.steps, len(runner.tokens[0])
+        before = model.loop.counters.steps, len(runner.tokens[0])
         long = await ask(model, "x" * 1200, max_tokens=1)
         assert long.prompt_tokens == 1200
         # It came in many parts, and the other went on with each of them.
-        assert model.counters.steps - before[0] >= 4
+        assert model.loop.counters.steps - before[0] >= 4
         assert len(runner.tokens[0]) - before[1] >= 3
 
     run(make_plan(exact, **EXACTLY, n_batch=256), scenario)
@@ -349,15 +350,15 @@ def test_nothing_is_left_in_the_cache_that_is_not_in_the_books(exact: Path) -> N
 
     with opened(make_plan(exact, **EXACTLY, n_parallel=4, kv_cells=1024, n_ctx=256)) as model:
         asyncio.run(scenario(model))
-        assert model.scheduler.in_flight == 0
-        model.scheduler.close(10)
+        assert model.loop.in_flight == 0
+        model.loop.close(10)
         assert_books_are_right(model)
 
 
 def assert_books_are_right(model: GgufModel) -> None:
     from modelrack_llm_gguf import bindings
 
-    places = model.scheduler._places
+    places = model.loop._places
     context = places.context
     idle = {one.slot: len(one.tokens) for one in places.prefixes._idle.values()}
     last: Callable[[int], int] = lambda number: bindings.memory_last(context.memory, number)  # noqa: E731
@@ -405,7 +406,7 @@ def test_beginnings_that_nobody_uses_leave_early(exact: Path, monkeypatch: pytes
     monkeypatch.setattr("modelrack_llm_gguf.places._CREDIT", credit)
 
     async def scenario(model: GgufModel) -> tuple[int, int, int]:
-        cells = model.scheduler._places.cells
+        cells = model.loop._places.cells
         for letter in "abcdefgh":
             await ask(model, letter * 100, max_tokens=LENGTH)
         kept = cells.idle

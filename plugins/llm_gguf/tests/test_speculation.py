@@ -13,14 +13,15 @@ from modelrack.catalog.gguf_memory import read_model
 from modelrack.llm.contract import Constraint, Sampling
 from modelrack.testing.gguf import Shape, write_random_model
 from modelrack.testing.gguf_extras import write_recurrent_model
+from modelrack.testing.in_process import Heard, ask, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import Heard, ask, assert_refused, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
-from modelrack_llm_gguf.language import GgufModel
 from modelrack_llm_gguf.lookup import Lookup
 from modelrack_llm_gguf.memory import choose_sizes
+from modelrack_llm_gguf.model import GgufModel
 from modelrack_llm_gguf.speculation import Speculator
 from modelrack_llm_gguf.worth import Costs, Worth
 
@@ -61,7 +62,7 @@ def answers(plan: Any, fields: list[dict[str, Any]]) -> tuple[list[Heard], int]:
         heard = await asyncio.gather(
             *(ask(model, prompt, **{"max_tokens": LONG, **some}) for prompt in PROMPTS for some in fields)
         )
-        return list(heard), model.counters.steps
+        return list(heard), model.loop.counters.steps
 
     return run(plan, scenario)
 
@@ -71,7 +72,7 @@ def alone(plan: Any, fields: dict[str, Any]) -> tuple[list[Heard], int]:
 
     async def scenario(model: GgufModel) -> tuple[list[Heard], int]:
         heard = [await ask(model, prompt, **{"max_tokens": LONG, **fields}) for prompt in PROMPTS]
-        return heard, model.counters.steps
+        return heard, model.loop.counters.steps
 
     return run(plan, scenario)
 
@@ -124,9 +125,9 @@ def test_a_long_prompt_is_read_by_the_draft_model_in_parts(model_path: Path, nea
 
     async def scenario(model: GgufModel) -> tuple[list[list[int]], list[list[int]], int]:
         first = await ask(model, prompt, max_tokens=64)
-        before = model.counters.steps
+        before = model.loop.counters.steps
         again = await ask(model, prompt + "and", max_tokens=64)
-        return first.tokens, again.tokens, model.counters.steps - before
+        return first.tokens, again.tokens, model.loop.counters.steps - before
 
     first, again, _ = run(make_plan(model_path, **options), scenario)
     plan = make_plan(model_path, **options, draft_model=str(near_path), draft_p_min=0.0, draft_adaptive=False)
@@ -150,7 +151,7 @@ def test_sequences_that_step_back_for_others_are_drafted_for_again(model_path: P
 
     async def scenario(model: GgufModel) -> list[list[list[int]]]:
         heard = await asyncio.gather(*(ask(model, prompt, **fields) for prompt in PROMPTS))
-        assert model.counters.preempted > 0
+        assert model.loop.counters.preempted > 0
         return [one.tokens for one in heard]
 
     plain, _ = alone(make_plan(model_path, **EXACTLY), fields)

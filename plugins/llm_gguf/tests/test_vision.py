@@ -4,7 +4,6 @@ import asyncio
 import ctypes
 import struct
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,17 @@ import pytest
 from modelrack.errors import BadRequest
 from modelrack.llm.contract import Generation, MediaPrompt, Sampling
 from modelrack.testing.gguf import Shape, write_random_model
-from modelrack.testing.gguf_extras import ProjectorShape, write_png, write_projector
+from modelrack.testing.gguf_extras import ProjectorShape, write_projector
+from modelrack.testing.images import break_png, inflate_png, write_png
+from modelrack.testing.in_process import GREEDY, Heard, ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import GREEDY, Heard, ask, assert_refused, begin, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
 from modelrack_llm_gguf import bindings, mtmd
 from modelrack_llm_gguf.images import NotAnImage, image_size
-from modelrack_llm_gguf.language import GgufModel
+from modelrack_llm_gguf.model import GgufModel
 
 EXACTLY: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_attn": "off"}
 KINDS = {"mlp": "llama", "gemma3": "llama", "qwen2vl_merger": "qwen2vl"}
@@ -136,7 +137,7 @@ def test_answers_are_the_same_when_there_is_no_room_for_all(pair: tuple[Path, Pa
         alone = [(await ask(model, prompt, **fields)).tokens for prompt in prompts]
         together = await asyncio.gather(*(ask(model, prompt, **fields) for prompt in prompts))
         assert [heard.tokens for heard in together] == alone
-        assert model.counters.preempted > 0
+        assert model.loop.counters.preempted > 0
 
     run(plan_of(pair, n_parallel=4, n_ctx=256, kv_cells=256), scenario)
 
@@ -195,8 +196,8 @@ def test_a_prompt_that_was_left_inside_an_image_is_begun_with_again(models: dict
             prompt = about(model, LARGE_IMAGE)
             left = Heard(1)
             ticket = await model.submit(Generation(prompt=prompt, sampling=GREEDY, max_tokens=32), left)
-            steps = model.counters.steps
-            while model.counters.steps < steps + 3 and not left.over.is_set():
+            steps = model.loop.counters.steps
+            while model.loop.counters.steps < steps + 3 and not left.over.is_set():
                 await asyncio.sleep(0.001)
             ticket.cancel()
             heard = await ask(model, prompt, max_tokens=24, ignore_eos=True)
@@ -230,19 +231,6 @@ def test_drafts_are_not_made_of_images(models: dict[str, tuple[Path, Path]]) -> 
     assert run(plan_of(models["mlp"], draft_model=str(models["mlp"][0])), scenario) == plain
 
 
-def broken_png() -> bytes:
-    body = bytearray(RED)
-    body[60:70] = bytes(10)
-    return bytes(body)
-
-
-def huge_png() -> bytes:
-    """Return a PNG whose header promises two billion pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 46_000, 46_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return RED[:8] + chunk + RED[33:]
-
-
 def test_images_that_cannot_be_read_are_refused(pair: tuple[Path, Path]) -> None:
     async def scenario(model: GgufModel) -> None:
         wanted = await ask(model, about(model, RED))
@@ -250,8 +238,8 @@ def test_images_that_cannot_be_read_are_refused(pair: tuple[Path, Path]) -> None
             b"plain text": "unknown format",
             RED[:20]: "cut off in its header",
             RED[:90]: "Image 2 cannot be read",
-            broken_png(): "Image 2 cannot be read",
-            huge_png(): "46000 x 46000 pixels; at most 10000 in all",
+            break_png(RED): "Image 2 cannot be read",
+            inflate_png(RED): "46000 x 46000 pixels; at most 10000 in all",
             b"RIFF\0\0\0\0WAVEfmt ": "unknown format",
             RED + bytes(5000): "at most 4096 are read",
         }.items():

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from modelrack.errors import ModelrackError
 from modelrack.llm.contract import TokenLogprob
+from modelrack.llm.decoding import Event, seed_of
 from modelrack.llm.guided import Masks
 from modelrack.llm.guided import Vocabulary as GuidedVocabulary
 
 from .logprobs import Logprobs
-from .mailbox import Event
-from .sampling import Sampler, draw, seed_of
+from .sampling import Sampler, draw
 from .slots import Slot
 
 __all__ = ["Chooser"]
@@ -105,7 +105,6 @@ class Chooser:
 
     def _prepare(self, slot: Slot, logits: Tensor, events: list[Event]) -> bool:
         """Change the logits of one choice so that only what may come is chosen; False: it is over."""
-        generation = slot.job.generation
         assert slot.sampler is not None
         if slot.matcher is not None:
             try:
@@ -115,10 +114,7 @@ class Chooser:
             except ModelrackError as error:
                 slot.job.error = error
                 return False
-        if generation.ignore_eos or slot.generated < generation.min_tokens:
-            logits[self._end_ids] = -torch.inf
-        if slot.generated < generation.min_tokens and generation.stop_ids:
-            logits[list(generation.stop_ids)] = -torch.inf
+        slot.bar_ends(logits, self._end_ids)
         if slot.sampler.adjusts:
             slot.sampler.adjust(logits)
         return True
@@ -154,25 +150,15 @@ class Chooser:
 
     def _take(self, slot: Slot, token: int, logprob: TokenLogprob | None, events: list[Event]) -> bool:
         """Give a choice its token; True: it is over."""
-        job = slot.job
         assert slot.sampler is not None
         if slot.matcher is not None:
             try:
                 slot.matcher.accept(token)
             except ModelrackError as error:
-                job.error = error
+                slot.job.error = error
                 return True
         slot.sampler.accept(token)
-        slot.generated += 1
-        if token in job.ends:
-            events.append((slot, -1, None, "stop"))
-            return True
-        slot.tokens.append(token)
-        if slot.generated >= job.limit:
-            events.append((slot, token, logprob, "length"))
-            return True
-        events.append((slot, token, logprob, None))
-        return False
+        return slot.take(token, logprob, events)
 
     def read_prompt(self, slot: Slot, logits: Tensor, start: int) -> None:
         """Take the log probabilities of a prompt's tokens.

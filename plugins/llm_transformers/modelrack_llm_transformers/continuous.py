@@ -44,10 +44,12 @@ class ContinuousRunner(Runner):
         self._owners: dict[str, Slot] = {}
         self._wants_all: set[str] = set()
 
-    def _has_work(self) -> bool:
+    def has_work(self) -> bool:
+        """Tell whether any choice is there."""
         return bool(self._owners)
 
-    def _take(self, job: Job) -> None:
+    def take_in(self, job: Job) -> None:
+        """Let a job's first choice read the prompt for the others."""
         slot = job.next_waiting()
         if slot is not None:
             self._queue(slot)
@@ -67,37 +69,30 @@ class ContinuousRunner(Runner):
         self._owners[place] = slot
         return place
 
-    def _drop(self, job: Job) -> None:
-        for slot in job.slots:
-            if not slot.is_cancelled or slot.state == "over":
-                continue
-            heir = None if job.is_read or slot.place is None or job.error is not None else job.next_waiting()
-            if heir is not None:
-                self._inherit(slot, heir)
-            self._leave(slot)
-
-    def _inherit(self, slot: Slot, heir: Slot) -> None:
+    def inherit(self, slot: Slot, heir: Slot) -> None:
         """Let another choice of the same job go on with what was read of the prompt."""
         heir.place, slot.place = slot.place, None
-        heir.state = "running"
+        heir.state = slot.state
         self._owners[heir.place] = heir
 
-    def _leave(self, slot: Slot) -> None:
-        """End a choice."""
+    def leave(self, slot: Slot, *, keep: bool) -> None:
+        """End a choice. What was read of its prompt is kept in any case: only whole pages are, which are sound."""
         slot.state = "over"
         place, slot.place = slot.place, None
         if place is not None and self._owners.pop(place, None) is not None:
             self._wants_all.discard(place)
             self._paged.remove(place)
 
-    def _clear(self) -> Iterable[Job]:
+    def clear(self) -> Iterable[Job]:
+        """Let go of everything, and of the cache: it may be broken."""
         jobs = [slot.job for slot in self._owners.values()]
         self._owners.clear()
         self._wants_all.clear()
         self._paged.clear()
         return jobs
 
-    def _step(self) -> None:
+    def step(self) -> bool:
+        """Compute a step; if it fails, those that were in it fail."""
         try:
             found = self._paged.step(frozenset(self._wants_all))
         except Exception as error:
@@ -106,12 +101,13 @@ class ContinuousRunner(Runner):
                 raise
             log.exception("a step over %d sequences has failed", len(batch))
             for job in dict.fromkeys(slot.job for slot in batch):
-                self._fail(job, EngineError(f"The next tokens could not be computed ({type(error).__name__})."))
-            self._count_failure()
-            return
+                self.fail(job, EngineError(f"The next tokens could not be computed ({type(error).__name__})."))
+            self.count_failure()
+            return False
         if found is None:
             raise EngineError("The scheduler has work, and does none of it.")
         self._choose(*found)
+        return True
 
     def _choose(self, rows: Sequence[Row], logits: Tensor) -> None:
         groups: list[list[Slot]] = []
@@ -130,7 +126,7 @@ class ContinuousRunner(Runner):
             return
         slots = [slot for group in groups for slot in group]
         is_all = places == list(range(logits.shape[0]))
-        over = self._chooser.choose(slots, logits if is_all else logits[places], self._events)
+        over = self._chooser.choose(slots, logits if is_all else logits[places], self.events)
         ended = {slot for slot, is_over in zip(slots, over, strict=True) if is_over}
         for group in groups:
             self._advance(group[0], group[1:], ended)
@@ -138,8 +134,7 @@ class ContinuousRunner(Runner):
     def _hear_of_reading(self, slot: Slot, row: Row, logits: Tensor) -> None:
         """Note what a step has read of a prompt."""
         job = slot.job
-        if not job.has_started:
-            job.has_started = True
+        if job.cached is None:
             job.cached = row.start
         if slot.place in self._wants_all:
             self._chooser.read_prompt(slot, logits[row.first : row.first + row.count], row.start)
@@ -160,7 +155,7 @@ class ContinuousRunner(Runner):
         """
         job = leader.job
         if job.error is not None:
-            self._fail(job, job.error)
+            self.fail(job, job.error)
             return
         for twin in twins:
             if twin in ended:
@@ -169,7 +164,7 @@ class ContinuousRunner(Runner):
         if begun:
             self._fork(leader, begun)
         if leader in ended:
-            self._leave(leader)
+            self.leave(leader, keep=True)
         else:
             self._paged.advance(leader.place, leader.tokens[-1])
 

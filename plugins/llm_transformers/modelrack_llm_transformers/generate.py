@@ -98,19 +98,21 @@ class BatchRunner(Runner):
 
     # The runner's side.
 
-    def _take(self, job: Job) -> None:
+    def take_in(self, job: Job) -> None:
+        """Let all choices of a job wait for their turn."""
         self._line.enter(job.slots)
 
-    def _drop(self, job: Job) -> None:
-        gone = [slot for slot in job.slots if slot.is_cancelled and slot.state != "over"]
-        self._line.leave(gone)
-        for slot in gone:
-            slot.state = "over"
+    def leave(self, slot: Slot, *, keep: bool) -> None:
+        """End a choice; in a turn, its row is computed on, and looked at no more."""
+        self._line.leave([slot])
+        slot.state = "over"
 
-    def _has_work(self) -> bool:
+    def has_work(self) -> bool:
+        """Tell whether anybody waits."""
         return len(self._line) > 0
 
-    def _clear(self) -> Iterable[Job]:
+    def clear(self) -> Iterable[Job]:
+        """Let go of everything."""
         slots = self._line.clear()
         if self._turn is not None:
             slots += [slot for slot in self._turn.slots if slot.state == "running"]
@@ -119,7 +121,7 @@ class BatchRunner(Runner):
             slot.state = "over"
         return dict.fromkeys(slot.job for slot in slots)
 
-    def _step(self) -> None:
+    def step(self) -> bool:
         """Compute one turn."""
         turn = self._turn = self._line.next_turn(perf_counter())
         try:
@@ -131,6 +133,7 @@ class BatchRunner(Runner):
         finally:
             self._turn = None
         self._line.take_back(turn)
+        return True
 
     def _generate(self, turn: Turn) -> None:
         slots = turn.slots = [slot for slot in turn.slots if slot.state == "running"]
@@ -175,7 +178,7 @@ class BatchRunner(Runner):
             return
         for slot in slots:
             reason = "memory ran out" if is_full else f"{type(error).__name__}: {error}"
-            self._fail(slot.job, EngineError(f"The model could not compute this request ({reason})."))
+            self.fail(slot.job, EngineError(f"The model could not compute this request ({reason})."))
 
     def _read_prompts(self, turn: Turn) -> None:
         """Take the log probabilities of those prompts for which they are wanted."""
@@ -184,7 +187,7 @@ class BatchRunner(Runner):
                 continue
             if self._batches.has_encoder:
                 reason = "This model reads prompts by an encoder, which gives them no log probabilities."
-                self._fail(job, BadRequest(reason, param="logprobs"))
+                self.fail(job, BadRequest(reason, param="logprobs"))
                 continue
             if self._adapters is not None:
                 self._adapters.apply(job.lora)
@@ -208,12 +211,12 @@ class BatchRunner(Runner):
         rows = turn.open_rows()
         if turn.read is None:
             turn.read = perf_counter()
-        self._read_inbox(wait=False)
+        self.read_inbox(wait=False)
         rows = turn.open_rows()
         slots = [turn.slots[row] for row in rows]
         before = [len(slot.tokens) for slot in slots]
         chosen = logits if len(rows) == len(turn.slots) else logits[rows]
-        over = self._chooser.choose(slots, chosen.float(), self._events) if slots else []
+        over = self._chooser.choose(slots, chosen.float(), self.events) if slots else []
         tokens = [self._config.pad_token_id] * len(turn.slots)
         for row, slot, length, is_over in zip(rows, slots, before, over, strict=True):
             slot.job.is_read = True
@@ -222,7 +225,7 @@ class BatchRunner(Runner):
             if is_over:
                 self._end(slot)
         turn.steps += 1
-        self._post()
+        self.post()
         forced = torch.full_like(logits, -torch.inf)
         return forced.scatter_(1, torch.tensor(tokens, device=logits.device).unsqueeze(1), 0.0)
 
@@ -230,7 +233,7 @@ class BatchRunner(Runner):
         slot.state = "over"
         job = slot.job
         if job.error is not None:
-            self._fail(job, job.error)
+            self.fail(job, job.error)
 
     def _follows(self, slot: Slot, ids: Tensor) -> bool:
         """Tell whether logits are the model's own, behind just what was written: not a draft's, nor behind a wrong one.
@@ -247,7 +250,7 @@ class BatchRunner(Runner):
         turn = self._turn
         assert turn is not None
         self._has_computed = False
-        if self._is_closing or self._line.is_over(turn, perf_counter()):
+        if self.is_closing or self._line.is_over(turn, perf_counter()):
             over = [True] * ids.shape[0]
         else:
             over = [slot.state != "running" for slot in turn.slots]

@@ -1,13 +1,11 @@
 """Loads weights and tokenizers from a model's folder."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -22,17 +20,18 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 
-from modelrack.errors import LaunchFailed, ModelrackError
+from modelrack.errors import LaunchFailed
 from modelrack.hooks import LoadPlan
+from modelrack.pytorch import attempt, choose_device, telling
 from modelrack.worker import Report
 
-from .devices import choose_device, choose_dtype
+from .devices import choose_dtype
 from .quantization import quantization_config
 from .vision import can_see
 
 __all__ = ["Loaded", "load"]
 
-_TICK_S = 1.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +59,13 @@ def load(plan: LoadPlan, report: Report) -> Loaded:
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": options["trust_remote_code"]}
     report(0.02, "reading the model's configuration")
     config = _attempt(plan, "read the configuration of", lambda: AutoConfig.from_pretrained(path, **common))
-    device = choose_device(plan)
+    device = choose_device(torch, plan)
     weight_bytes = _weight_bytes(Path(path))
     arguments = _arguments(plan, config, device, weight_bytes)
     kind = _model_class(config, plan)
     tokenizer = _attempt(plan, "read the tokenizer of", lambda: AutoTokenizer.from_pretrained(path, **common))
-    with _telling(report, weight_bytes, device):
+    taken = partial(torch.cuda.memory_allocated, device) if device.type == "cuda" else None
+    with telling(report, weight_bytes, taken):
         model = _attempt(plan, "load", lambda: kind.from_pretrained(path, config=config, **arguments, **common))
     model.eval()
     model.requires_grad_(False)
@@ -73,28 +73,8 @@ def load(plan: LoadPlan, report: Report) -> Loaded:
     return Loaded(model, tokenizer, device, _ends(told, config, tokenizer), _recommended(told))
 
 
-def _attempt(plan: LoadPlan, verb: str, call: Any) -> Any:
-    try:
-        return call()
-    except ModelrackError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise LaunchFailed(
-            f"The memory of the device does not hold the model: {_line(error)}.",
-            remedy="Launch it with a quantization, or on more accelerators (--n-gpu).",
-        ) from error
-    except Exception as error:
-        reason = _line(error)
-        remedy = None
-        if "trust_remote_code" in str(error):
-            reason = "it comes with Python code of its own"
-            remedy = "If you trust it, launch it with trust_remote_code=true; the server's operator must allow that."
-        raise LaunchFailed(f"Transformers could not {verb} {plan.files.path}: {reason}.", remedy=remedy) from error
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0][:400].rstrip(".")
-    return text or type(error).__name__
+def _attempt(plan: LoadPlan, verb: str, call: Callable[[], T]) -> T:
+    return attempt(plan, "Transformers", call, verb=verb, smaller="with a quantization")
 
 
 def _arguments(plan: LoadPlan, config: Any, device: torch.device, weight_bytes: int) -> dict[str, Any]:
@@ -144,36 +124,6 @@ def _model_class(config: Any, plan: LoadPlan) -> Any:
 def _weight_bytes(folder: Path) -> int:
     found = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     return sum(path.stat().st_size for path in found)
-
-
-@contextmanager
-def _telling(report: Report, weight_bytes: int, device: torch.device) -> Iterator[None]:
-    """Report how far loading has come, by the memory that it has taken."""
-    done = threading.Event()
-    process = psutil.Process()
-    before = process.memory_info().rss
-
-    def taken() -> int:
-        if device.type == "cuda":
-            return int(torch.cuda.memory_allocated(device))
-        return int(process.memory_info().rss - before)
-
-    def watch() -> None:
-        last = 0
-        while not done.wait(_TICK_S):
-            now = taken()
-            if now > last:
-                last = now
-                report(0.05 + 0.8 * min(1.0, now / max(weight_bytes, 1)), "loading the weights")
-
-    watcher = threading.Thread(target=watch, name="progress", daemon=True)
-    report(0.05, "loading the weights")
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
 
 
 def _ends(told: GenerationConfig, config: Any, tokenizer: Any) -> frozenset[int]:

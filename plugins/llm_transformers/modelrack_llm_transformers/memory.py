@@ -1,11 +1,11 @@
 """How much memory a replica will take, as the server reckons it before it starts; imports no engine."""
 
-from functools import lru_cache
 from pathlib import Path
 
-from modelrack.catalog.memory import estimate_torch, shape_of, weights_of
+from modelrack.catalog.memory import estimate_torch, shape_of
 from modelrack.catalog.weights import folder_weights
 from modelrack.hooks import LoadPlan, Machine, MemoryEstimate
+from modelrack.pytorch import expected_dtype
 
 __all__ = ["estimate"]
 
@@ -16,8 +16,6 @@ _STEP = 2048
 _MOST_TOKENS = 65_536
 _DEFAULT_CONTEXT = 4096
 """As in sizes.py, which needs torch."""
-_SHARE = 0.8
-"""Share of the free memory that weights in float32 may take before they are kept in 16 bits, as in devices.py."""
 
 
 def estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
@@ -40,25 +38,7 @@ def estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
         cache_tokens=tokens,
         cache_share=share,
         batched_tokens=options["max_batch_tokens"] or (_CPU_STEP if on_cpu else _STEP),
-        dtype=_dtype(plan, machine),
+        dtype=expected_dtype(plan, machine),
         quantization=None if wanted == "none" else wanted.removeprefix("bnb-").replace("bit", "-bit"),
         extra_bytes=sum(folder_weights(Path(path)) or 0 for path in beside if Path(path).is_dir()),
     )
-
-
-def _dtype(plan: LoadPlan, machine: Machine) -> str | None:
-    """Return what weights are converted to: on a CPU that is slow in 16 bits float32, if memory allows."""
-    wanted: str = plan.options["dtype"]
-    if wanted != "auto" or plan.accelerators or _computes_bfloat16():
-        return wanted
-    weights = weights_of(plan, 4.0)
-    return "float32" if weights is not None and weights <= _SHARE * machine.memory_free_bytes else "bfloat16"
-
-
-@lru_cache(maxsize=1)
-def _computes_bfloat16() -> bool:
-    """Tell whether the CPU has AMX, without asking torch."""
-    try:
-        return " amx_tile" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False

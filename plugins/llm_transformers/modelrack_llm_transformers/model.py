@@ -5,28 +5,30 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from modelrack.hooks import LoadPlan
 from modelrack.llm.contract import ModelTraits
+from modelrack.llm.decoding import DecodingModel
 from modelrack.llm.guided import Constraints, missing
 from modelrack.llm.guided import Vocabulary as GuidedVocabulary
 from modelrack.machine import probe
 from modelrack.worker import Report
 
 from .choosing import Chooser
-from .language import TransformersModel
 from .loading import Loaded, load
 from .loop import Runner
 from .runners import Extras, make_runner
 from .sizes import choose_sizes
 from .vocabulary import Vocabulary
 
-__all__ = ["load_model"]
+__all__ = ["TransformersModel", "load_model"]
 
 log = logging.getLogger(__name__)
+
+TransformersModel: TypeAlias = DecodingModel[Runner]
 
 
 def load_model(plan: LoadPlan, report: Report, on_broken: Callable[[], None] | None = None) -> TransformersModel:
@@ -55,11 +57,11 @@ def load_model(plan: LoadPlan, report: Report, on_broken: Callable[[], None] | N
     n_ctx = int(facts["context_length"])
     runner.start()
     report(1.0, "ready")
-    return TransformersModel(
+    return DecodingModel(
+        loop=runner,
         vocabulary=vocabulary,
-        runner=runner,
         constraints=constraints,
-        vision=extras.vision,
+        read_media=extras.vision.read if extras.vision is not None else None,
         traits=replace(
             _traits(loaded, vocabulary, constraints, extras, n_ctx, template),
             max_sequences=sizes.most + plan.options["max_queue"],

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from modelrack.hooks import Options
+from modelrack.pytorch import RemoteCode
 
 __all__ = ["TransformersOptions"]
 
@@ -89,11 +90,7 @@ class TransformersOptions(Options):
     n_threads: int | None = Field(
         None, ge=1, le=512, description="Threads that compute on the CPU. Default: one less than there are cores."
     )
-    trust_remote_code: bool = Field(
-        False,
-        description="Run the Python code that comes with the model; only if the server's operator allows it by "
-        "MODELRACK_TRUST_REMOTE_CODE=1.",
-    )
+    trust_remote_code: RemoteCode = False
     chat_template: str | None = Field(None, description="Jinja source, instead of the model's chat template.")
     seed: int | None = Field(
         None, ge=0, le=4_294_967_294, description="Seed of requests that bring none; default: a new one for each."
@@ -122,16 +119,3 @@ class TransformersOptions(Options):
     image_max_pixels: int = Field(
         32_000_000, ge=1024, le=1_000_000_000, description="Most pixels of all images of a prompt, unpacked."
     )
-
-    @field_validator("trust_remote_code")
-    @classmethod
-    def _ask_operator(cls, value: bool) -> bool:
-        if value:
-            from modelrack.settings import get_settings
-
-            if not get_settings().trust_remote_code:
-                raise ValueError(
-                    "the server runs no code that comes with models; its operator can allow it by "
-                    "MODELRACK_TRUST_REMOTE_CODE=1"
-                )
-        return value

@@ -1,6 +1,5 @@
 """How single tokens are drawn: seeds, biases, penalties, and cuts of what may be chosen."""
 
-import secrets
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
@@ -9,26 +8,12 @@ import torch
 from torch import Tensor
 
 from modelrack.llm.contract import Sampling
+from modelrack.llm.decoding import COLD, is_greedy
 
-__all__ = ["SEEDS", "Sampler", "cut", "draw", "seed_of"]
+__all__ = ["Sampler", "cut", "draw"]
 
-SEEDS = 2**32 - 1
-"""Seeds are taken modulo this, as by the other engines."""
-_COLD = 1e-5
-"""Logits that are divided by less are no numbers any more."""
 _HEAD = 1024
 """Likeliest tokens that are looked at first where `top_p` or `min_p` cut: sorting a whole vocabulary takes long."""
-
-
-def seed_of(sampling: Sampling, index: int, default: int | None) -> int:
-    """Return the seed of a choice.
-
-    Args:
-        index: of the choice.
-        default: for requests that bring none; None is a new one each time.
-    """
-    seed = sampling.seed if sampling.seed is not None else default
-    return secrets.randbelow(SEEDS) if seed is None else (seed + index) % SEEDS
 
 
 class Sampler:
@@ -44,7 +29,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, seed: int, prompt: Sequence[int], device: torch.device) -> None:
         self.sampling = sampling
-        self.is_greedy = sampling.temperature < _COLD
+        self.is_greedy = is_greedy(sampling)
         self.is_plain = sampling.top_k <= 0 and sampling.top_p >= 1 and sampling.min_p <= 0 and sampling.typical_p >= 1
         self._random = Random(seed)
         self._device = device
@@ -98,7 +83,7 @@ def draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     # float32 would lose tokens of small probability in a long sum; MPS has nothing better.
     exact = torch.float32 if device.type == "mps" else torch.float64
     temperatures = torch.tensor([one.sampling.temperature for one in samplers], dtype=torch.float32, device=device)
-    scaled = logits.div_(temperatures.clamp_(min=_COLD)[:, None])
+    scaled = logits.div_(temperatures.clamp_(min=COLD)[:, None])
     points = torch.tensor([one.next_float() for one in samplers], dtype=exact, device=device)
     if all(one.is_plain for one in samplers):
         found: list[int] = _pick(torch.softmax(scaled, -1), points).tolist()

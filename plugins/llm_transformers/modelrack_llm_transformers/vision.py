@@ -1,5 +1,6 @@
 """Images in prompts, by the model's own processor."""
 
+import asyncio
 import io
 import threading
 from collections.abc import Sequence
@@ -85,6 +86,10 @@ class Vision:
         self._waiting = 0
         self.mark = _mark(processor, self._token, chat_template)
         """What stands in a prompt for an image."""
+
+    async def read(self, prompt: MediaPrompt) -> Prepared:
+        """Read a prompt with images in a thread; see `prepare`."""
+        return await asyncio.to_thread(self.prepare, prompt)
 
     def prepare(self, prompt: MediaPrompt) -> Prepared:
         """Read a prompt with images; blocks.

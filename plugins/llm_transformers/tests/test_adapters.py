@@ -10,12 +10,13 @@ import pytest
 
 from modelrack.testing.gguf import TINY, Shape
 from modelrack.testing.hf import write_adapter, write_random_model
+from modelrack.testing.in_process import ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import ask, assert_refused, begin, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
-from modelrack_llm_transformers.language import TransformersModel
+from modelrack_llm_transformers.model import TransformersModel
 
 NAMES = (None, "a", "b.2")
 PROMPT = chat("tell me about the sea and the sky")

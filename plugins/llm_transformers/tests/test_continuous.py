@@ -15,14 +15,14 @@ from modelrack.errors import BadRequest, EngineError, ModelrackError, NotReady, 
 from modelrack.llm.contract import Constraint, Generation, Sampling
 from modelrack.testing.hf import write_random_model
 from modelrack.testing.hf_extras import write_recurrent_model
+from modelrack.testing.in_process import GREEDY, Heard, ask, begin
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import GREEDY, Heard, ask, assert_refused, begin, make_plan, opened, run
+from in_process import assert_refused, make_plan, opened, run
 
 from modelrack_llm_transformers.continuous import ContinuousRunner
-from modelrack_llm_transformers.language import TransformersModel
-from modelrack_llm_transformers.model import load_model
+from modelrack_llm_transformers.model import TransformersModel, load_model
 
 PROMPTS = ["a b c", "one two three four", "x" * 90, "hello", "hello there", "The quick brown fox jumps", "0 1 2 3"]
 LONG = " ".join(str(number) for number in range(60))
@@ -34,8 +34,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runner_of(model: TransformersModel) -> ContinuousRunner:
-    assert isinstance(model.runner, ContinuousRunner)
-    return model.runner
+    assert isinstance(model.loop, ContinuousRunner)
+    return model.loop
 
 
 def is_idle(model: TransformersModel) -> Callable[[], bool]:
@@ -230,7 +230,7 @@ def test_a_failed_step_fails_those_that_were_in_it(tiny: Path) -> None:
             await ask(model, "a b c", n=2)
         await until(is_idle(model))
         assert (await ask(model, "a b c")).tokens == before.tokens
-        assert not model.runner.is_broken
+        assert not model.loop.is_broken
 
     run(make_plan(tiny), scenario)
 

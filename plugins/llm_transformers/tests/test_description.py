@@ -9,33 +9,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from modelrack.hooks import Accelerator, Candidate, Engine, Family, LoadPlan, Machine, ModelFiles, Variant
+from modelrack.hooks import Candidate, Engine, Family, LoadPlan, ModelFiles, Variant
 from modelrack.hooks.loader import load_plugins
 from modelrack.settings import get_settings
+from modelrack.testing.machines import GIB, make_machine
 from modelrack_llm_transformers.options import TransformersOptions
 
 NAME = "Transformers"
-GIB = 1 << 30
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return load_plugins("llm_transformers").engines[NAME]
-
-
-def machine(*kinds: Any) -> Machine:
-    devices = tuple(
-        Accelerator(index=index, kind=kind, name=kind, memory_total_bytes=24 * GIB, memory_free_bytes=24 * GIB)
-        for index, kind in enumerate(kinds)
-    )
-    return Machine(
-        platform="linux",
-        architecture="x86_64",
-        cores=8,
-        memory_total_bytes=64 * GIB,
-        memory_free_bytes=48 * GIB,
-        accelerators=devices,
-    )
 
 
 def candidate(form: str) -> Candidate:
@@ -92,7 +77,7 @@ def test_the_engine_is_found_however_it_is_written() -> None:
 def test_it_takes_what_transformers_loads(
     engine: Engine, form: str, kinds: tuple[str, ...], reason: str | None
 ) -> None:
-    refusal = engine.accepts(candidate(form), machine(*kinds))
+    refusal = engine.accepts(candidate(form), make_machine(*kinds))
     assert (refusal is None) == (reason is None)
     assert reason is None or reason in str(refusal)
 
@@ -100,7 +85,7 @@ def test_it_takes_what_transformers_loads(
 def test_it_comes_after_what_is_faster_on_a_machine(engine: Engine) -> None:
     """Below llama.cpp on the CPU (whose plugins say 40 and more), higher with an accelerator than without."""
     assert callable(engine.rank)
-    alone, with_gpu = (engine.rank(candidate("pytorch"), machine(*kinds)) for kinds in ((), ("cuda",)))
+    alone, with_gpu = (engine.rank(candidate("pytorch"), make_machine(*kinds)) for kinds in ((), ("cuda",)))
     assert alone < with_gpu < 40
 
 
@@ -135,8 +120,8 @@ def test_every_option_says_what_it_is_for() -> None:
 
 def test_memory_is_reckoned_before_a_download(engine: Engine) -> None:
     assert engine.estimate is not None
-    here = engine.estimate(plan(kv_tokens=4096), machine())
-    there = engine.estimate(plan(0, max_model_len=4096), machine("cuda"))
+    here = engine.estimate(plan(kv_tokens=4096), make_machine())
+    there = engine.estimate(plan(0, max_model_len=4096), make_machine("cuda"))
     assert here is not None and there is not None
     # The CPU computes in float32 where there is room for that.
     assert 28 * GIB < here.weights_bytes < 40 * GIB
@@ -144,7 +129,7 @@ def test_memory_is_reckoned_before_a_download(engine: Engine) -> None:
     # An accelerator's memory is filled, beyond the one sequence that the cache of the CPU is as large as here.
     assert 0 < here.cache_bytes < 2 * there.cache_bytes
     assert there.weights_bytes + there.cache_bytes < 24 * GIB
-    less = engine.estimate(plan(0, quantization="bnb-4bit"), machine("cuda"))
+    less = engine.estimate(plan(0, quantization="bnb-4bit"), make_machine("cuda"))
     assert less is not None and less.weights_bytes < there.weights_bytes / 2
 
 

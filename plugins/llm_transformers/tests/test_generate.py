@@ -14,15 +14,16 @@ from modelrack.errors import BadRequest, EngineError, LaunchFailed
 from modelrack.llm.contract import Constraint, Generation, Sampling
 from modelrack.testing.hf import write_random_model
 from modelrack.testing.hf_extras import write_recurrent_model
+from modelrack.testing.in_process import Heard, ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import Heard, ask, begin, chat, make_plan, opened, run, start
+from in_process import make_plan, opened, run, start
 
 from modelrack_llm_transformers.checks import can_pad
 from modelrack_llm_transformers.compiling import compile_settings
 from modelrack_llm_transformers.generate import BatchRunner
-from modelrack_llm_transformers.language import TransformersModel
+from modelrack_llm_transformers.model import TransformersModel
 
 PROMPTS = [chat("one"), "a b c d e f g h", chat("tell me about the sea and the sky, and of all that lies between"), "x"]
 
@@ -165,9 +166,9 @@ def test_what_is_cancelled_is_computed_no_more(paths: dict[str, Path]) -> None:
             ticket.cancel()
         assert (await ask(model, PROMPTS[1], max_tokens=4)).ends[0] == ("length", 4)
         assert not tickets[0][1].over.is_set()
-        assert model.runner.in_flight == 2, "one of two choices goes on"
+        assert model.loop.in_flight == 2, "one of two choices goes on"
         tickets[0][0].cancel()
-        assert model.runner.in_flight == 0
+        assert model.loop.in_flight == 0
         assert (await ask(model, PROMPTS[1], max_tokens=4)).ends[0] == ("length", 4)
 
     run(plan_of(paths["llama"], max_num_seqs=4), scenario)
@@ -198,7 +199,7 @@ def test_memory_that_runs_out_makes_smaller_batches(paths: dict[str, Path]) -> N
 
     async def scenario(model: TransformersModel) -> None:
         alone = [(await ask(model, prompt)).tokens for prompt in PROMPTS]
-        runner = model.runner
+        runner = model.loop
         assert isinstance(runner, BatchRunner)
 
         def check(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
@@ -215,7 +216,7 @@ def test_memory_that_runs_out_makes_smaller_batches(paths: dict[str, Path]) -> N
 
 def test_a_request_that_memory_does_not_hold_even_alone_fails(paths: dict[str, Path]) -> None:
     async def scenario(model: TransformersModel) -> None:
-        runner = model.runner
+        runner = model.loop
         assert isinstance(runner, BatchRunner)
 
         def check(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
@@ -261,7 +262,7 @@ def test_the_model_s_own_settings_decide_nothing(paths: dict[str, Path], tmp_pat
 
 def test_where_padding_changes_what_follows_it_is_found_out(paths: dict[str, Path]) -> None:
     with opened(plan_of(paths["llama"])) as model:
-        runner = model.runner
+        runner = model.loop
         assert isinstance(runner, BatchRunner)
         inner = runner.model
         assert can_pad(inner, 412)

@@ -10,13 +10,15 @@ import torch
 from transformers import LlamaConfig, MambaConfig
 
 from modelrack.errors import LaunchFailed
+from modelrack.pytorch import choose_device
 from modelrack.testing.hf import write_random_model
+from modelrack.testing.in_process import ask
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import ask, assert_refused, make_plan, opened, start
+from in_process import assert_refused, make_plan, opened, start
 
-from modelrack_llm_transformers.devices import choose_device, choose_dtype, free_bytes
+from modelrack_llm_transformers.devices import choose_dtype, free_bytes
 from modelrack_llm_transformers.loading import load
 from modelrack_llm_transformers.options import TransformersOptions
 from modelrack_llm_transformers.sizes import cache_bytes_per_token, choose_sizes
@@ -67,7 +69,7 @@ def test_accelerators_that_are_not_there_are_missed() -> None:
 
     plan = dataclasses.replace(make_plan(Path("nowhere")), accelerators=(0,))
     with pytest.raises(LaunchFailed, match="sees none of the accelerators") as caught:
-        choose_device(plan)
+        choose_device(torch, plan)
     assert "--env isolated" in str(caught.value.remedy)
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from modelrack.testing.gguf import Shape
 from modelrack.testing.hf import write_random_model
+from modelrack.testing.in_process import ask, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import ask, assert_refused, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
 HAS_BITSANDBYTES = find_spec("bitsandbytes") is not None
 WIDE = Shape(width=256, hidden=512, layers=2)

@@ -14,7 +14,7 @@ from transformers import (
 
 from modelrack.llm.contract import Sampling
 from modelrack_llm_transformers.logprobs import Logprobs
-from modelrack_llm_transformers.sampling import SEEDS, Sampler, cut, draw, seed_of
+from modelrack_llm_transformers.sampling import Sampler, cut, draw
 
 CPU = torch.device("cpu")
 VOCABULARY = 3000
@@ -82,13 +82,6 @@ def test_a_seed_gives_the_same_token_alone_and_among_others() -> None:
     together = draw(logits.clone(), [Sampler(one, row, [], CPU) for row, one in enumerate(samplings)])
     alone = [draw(logits[row : row + 1].clone(), [Sampler(one, row, [], CPU)]) for row, one in enumerate(samplings)]
     assert together == [token for tokens in alone for token in tokens]
-
-
-def test_seeds_follow_the_choice() -> None:
-    sampling = Sampling(seed=-3)
-    assert [seed_of(sampling, index, None) for index in (0, 3, 4)] == [SEEDS - 3, 0, 1]
-    assert seed_of(Sampling(), 2, 5) == 7
-    assert len({seed_of(Sampling(), 0, None) for _ in range(4)}) > 1
 
 
 def test_a_token_of_no_probability_is_never_drawn() -> None:

@@ -12,13 +12,14 @@ from modelrack.llm.contract import Sampling
 from modelrack.testing.gguf import Shape
 from modelrack.testing.hf import write_random_model
 from modelrack.testing.hf_extras import write_recurrent_model
+from modelrack.testing.in_process import Heard, ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import Heard, ask, assert_refused, begin, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
 from modelrack_llm_transformers.generate import BatchRunner
-from modelrack_llm_transformers.language import TransformersModel
+from modelrack_llm_transformers.model import TransformersModel
 
 PROMPTS = [chat("one two three"), "a b c a b c a b c a b", chat("tell me about the sea")]
 
@@ -65,7 +66,7 @@ def test_drafts_change_no_answer(model_path: Path, small_path: Path, fields: dic
 
 def test_drafts_save_steps(model_path: Path) -> None:
     async def scenario(model: TransformersModel) -> int:
-        runner = model.runner
+        runner = model.loop
         assert isinstance(runner, BatchRunner)
         steps = 0
 
@@ -95,7 +96,7 @@ def test_several_at_once_answer_as_alone(model_path: Path, small_path: Path) -> 
 
 def test_a_drafted_answer_can_be_cancelled(model_path: Path) -> None:
     async def scenario(model: TransformersModel) -> None:
-        runner = model.runner
+        runner = model.loop
         heard = await begin(model, PROMPTS[0], max_tokens=1500, ignore_eos=True)
         await heard.begun.wait()
         ticket = await model.submit(*_generation(model, 1500))

@@ -17,7 +17,16 @@ def slot(length: int = 4, limit: int = 10, *, lora: str | None = None, media: Pr
     prompt = list(range(1, length + 1))
     generation = Generation(prompt=prompt, lora=lora)
     listener: Any = None
-    job = Job(generation, listener, prompt=prompt, limit=limit, ends=frozenset(), wake=lambda job: None, media=media)
+    job = Job(
+        generation,
+        listener,
+        make_slot=Slot,
+        prompt=prompt,
+        limit=limit,
+        ends=frozenset(),
+        wake=lambda job: None,
+        media=media,
+    )
     return job.slots[0]
 
 

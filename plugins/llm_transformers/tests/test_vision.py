@@ -3,10 +3,8 @@
 import asyncio
 import base64
 import json
-import struct
 import sys
 import threading
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,16 @@ from modelrack.errors import BadRequest, TooManyRequests
 from modelrack.llm.contract import MediaPrompt
 from modelrack.llm.handlers import make_handlers
 from modelrack.testing.gguf import CHATML
-from modelrack.testing.gguf_extras import write_png
 from modelrack.testing.hf import write_adapter, write_random_model
 from modelrack.testing.hf_extras import EYE, IMAGE_TOKEN, write_seeing_model
+from modelrack.testing.images import break_png, inflate_png, write_png
+from modelrack.testing.in_process import Heard, ask, begin, chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from in_process import Heard, ask, assert_refused, begin, chat, make_plan, run
+from in_process import assert_refused, make_plan, run
 
-from modelrack_llm_transformers.language import TransformersModel
+from modelrack_llm_transformers.model import TransformersModel
 from modelrack_llm_transformers.vision import Vision
 
 RED, BLUE = write_png(40, 32, (220, 0, 0)), write_png(30, 60, (0, 0, 220))
@@ -141,19 +140,6 @@ def _renamed(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
-def broken_png() -> bytes:
-    body = bytearray(RED)
-    body[60:70] = bytes(10)
-    return bytes(body)
-
-
-def huge_png() -> bytes:
-    """Return a PNG whose header promises two billion pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 46_000, 46_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return RED[:8] + chunk + RED[33:]
-
-
 def test_images_that_cannot_be_read_are_refused(model_path: Path) -> None:
     async def scenario(model: TransformersModel) -> None:
         wanted = await ask(model, about(RED))
@@ -162,8 +148,8 @@ def test_images_that_cannot_be_read_are_refused(model_path: Path) -> None:
             b"\x89PNG\r\n\x1a\n" + bytes(50): "Image 2",
             RED[:20]: "Image 2",
             RED[:90]: "Image 2 cannot be read",
-            broken_png(): "Image 2 cannot be read",
-            huge_png(): "46000 x 46000 pixels; at most 10000 in all",
+            break_png(RED): "Image 2 cannot be read",
+            inflate_png(RED): "46000 x 46000 pixels; at most 10000 in all",
             b"RIFF\0\0\0\0WAVEfmt ": "unknown format",
             b"GIF89a" + bytes(20): "Image 2",
             b"BM" + bytes(60): "Image 2",

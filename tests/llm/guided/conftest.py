@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from modelrack.testing.skipping import skipped_module
+
 REASON = 'llguidance is not installed here (pip install "modelrack[guided]")'
-
-
-class SkippedModule(pytest.Module):
-    def collect(self) -> list[pytest.Item | pytest.Collector]:
-        pytest.skip(REASON, allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     if find_spec("llguidance") is None:
-        return SkippedModule.from_parent(parent, path=module_path)
+        return skipped_module(module_path, parent, REASON)
     return None

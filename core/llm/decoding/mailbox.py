@@ -5,19 +5,14 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from typing import TypeAlias
+from typing import Any
 
-from modelrack.errors import EngineError
-from modelrack.llm.contract import EndReason, TokenLogprob
+from ...errors import EngineError
+from .jobs import Event, Job, Slot
 
-from .slots import Job, Slot
-
-__all__ = ["Event", "Mailbox"]
+__all__ = ["Mailbox"]
 
 log = logging.getLogger(__name__)
-
-Event: TypeAlias = tuple[Slot | Job, int, TokenLogprob | None, EndReason | None]
-"""A token (-1: none) of a choice, or the end of it; of a job: it has failed."""
 
 
 class Mailbox:
@@ -27,7 +22,7 @@ class Mailbox:
         over: hears of each choice that is over, on the event loop.
     """
 
-    def __init__(self, over: Callable[[Job], None]) -> None:
+    def __init__(self, over: Callable[[Job[Any]], None]) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._over = over
         self._lock = Lock()
@@ -49,7 +44,7 @@ class Mailbox:
         with self._lock:
             events, self._events = self._events, []
         touched: dict[Slot, None] = {}
-        failed: list[Job] = []
+        failed: list[Job[Any]] = []
         for owner, token, logprob, reason in events:
             if isinstance(owner, Job):
                 failed.append(owner)
@@ -78,7 +73,7 @@ class Mailbox:
         listener = job.listener
         if not job.is_begun:
             job.is_begun = True
-            listener.begin(len(job.prompt), job.cached, job.prompt_logprobs)
+            listener.begin(len(job.prompt), job.cached or 0, job.prompt_logprobs)
         if slot.inbox:
             tokens, slot.inbox = slot.inbox, []
             if job.generation.logprobs is None:
@@ -93,7 +88,7 @@ class Mailbox:
                 self._close(job)
             listener.end(slot.index, slot.reason, slot.generated)
 
-    def _fail(self, job: Job) -> None:
+    def _fail(self, job: Job[Any]) -> None:
         if job.is_over:
             return
         self._close(job)
@@ -102,11 +97,11 @@ class Mailbox:
         except Exception:
             log.exception("a listener has failed: request %s", job.generation.request_id)
 
-    def _close(self, job: Job) -> None:
+    def _close(self, job: Job[Any]) -> None:
         job.is_over = True
         self._over(job)
 
-    def close(self, job: Job) -> None:
+    def close(self, job: Job[Any]) -> None:
         """Hear, on the event loop, that nobody waits for a job any more."""
         if not job.is_over:
             self._close(job)
