@@ -108,7 +108,7 @@ def make_plan(model: Path, engine: Engine, **options: Any) -> LoadPlan:
         variant=Variant(format="gguf"),
         quantization="none",
         files=ModelFiles(path=str(model), format="gguf"),
-        options=engine.options(**options).model_dump(),
+        options=engine.options_for("LLM")(**options).model_dump(),
     )
 
 

@@ -28,7 +28,7 @@ def start_echo(folder: Path, name: str, token_delay_s: float) -> tuple["subproce
     family = register_families()[0]
     engine = next(engine for engine in register_engines() if engine.name == "echo")
     assert isinstance(engine.worker, PythonWorker)
-    options = engine.options.model_validate({"repeat": True, "token_delay_s": token_delay_s})
+    options = engine.options_for(family.model_type).model_validate({"repeat": True, "token_delay_s": token_delay_s})
     plan = LoadPlan(
         model_uid="echo",
         family=family,

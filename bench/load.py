@@ -17,12 +17,14 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httptools
 
-__all__ = ["LoadResult", "cpu_time_s", "run_load"]
+__all__ = ["LoadResult", "cpu_time_s", "run", "run_load", "run_mix"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,8 +61,8 @@ class LoadResult:
 class _Connection(asyncio.Protocol):
     """One client's connection; answers arrive through callbacks of the parser."""
 
-    def __init__(self, result: LoadResult) -> None:
-        self.result = result
+    def __init__(self) -> None:
+        self.result = LoadResult()
         self.transport: asyncio.Transport | None = None
         self.done: asyncio.Future[bool] | None = None
         self.sent = 0.0
@@ -111,19 +113,20 @@ class _Connection(asyncio.Protocol):
 
 
 async def _client(
-    address: tuple[str, int] | str, requests: Iterator[bytes], result: LoadResult, keep_alive: bool
+    address: tuple[str, int] | str, requests: Iterator[tuple[bytes, LoadResult]], keep_alive: bool
 ) -> None:
     loop = asyncio.get_running_loop()
     connection: _Connection | None = None
     try:
-        for request in requests:
+        for request, result in requests:
             if connection is None or connection.transport is None or not connection.keep_alive or not keep_alive:
                 if connection is not None and connection.transport is not None:
                     connection.transport.close()
                 if isinstance(address, str):
-                    _, connection = await loop.create_unix_connection(lambda: _Connection(result), address)
+                    _, connection = await loop.create_unix_connection(_Connection, address)
                 else:
-                    _, connection = await loop.create_connection(lambda: _Connection(result), *address)
+                    _, connection = await loop.create_connection(_Connection, *address)
+            connection.result = result
             good = await connection.ask(request)
             result.requests += good
             result.failures += not good
@@ -154,11 +157,28 @@ async def run_load(
     result = LoadResult() if result is None else result
     bodies = [body] if isinstance(body, bytes) else body
     prepared = [_request(path, one, headers) for one in bodies]
-    todo = (prepared[number % len(prepared)] for number in range(requests))
+    todo = ((prepared[number % len(prepared)], result) for number in range(requests))
     begin = perf_counter()
-    await asyncio.gather(*(_client(address, todo, result, keep_alive) for _ in range(clients)))
+    await asyncio.gather(*(_client(address, todo, keep_alive) for _ in range(clients)))
     result.wall_s = perf_counter() - begin
     return result
+
+
+async def run_mix(
+    address: tuple[str, int] | str, path: str, bodies: Sequence[tuple[bytes, str]], *, clients: int
+) -> dict[str, LoadResult]:
+    """Send each body once, in their order, as `run_load` does; return what was seen of each kind.
+
+    Args:
+        bodies: with the name of their kind.
+    """
+    found = {kind: LoadResult() for _, kind in bodies}
+    todo = iter([(_request(path, body, ()), found[kind]) for body, kind in bodies])
+    begin = perf_counter()
+    await asyncio.gather(*(_client(address, todo, True) for _ in range(clients)))
+    for result in found.values():
+        result.wall_s = perf_counter() - begin
+    return found
 
 
 def _request(path: str, body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
@@ -182,7 +202,7 @@ def cpu_time_s(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run(main: Coroutine[Any, Any, LoadResult]) -> LoadResult:
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is there."""
     try:
         import uvloop

@@ -1,16 +1,21 @@
-"""The batcher: a thread that prepares, a thread that runs, and the requests that wait for both."""
+"""The batcher: the requests that wait, a thread that runs their items, and one that prepares them meanwhile."""
 
 import asyncio
 import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from copy import copy
+from math import ceil
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..errors import EngineError, ModelrackError, NotReady, TooManyRequests
-from .contract import BatchLimits, BatchModel, Done, Prepared
+from .contract import BatchLimits, BatchModel, Done
+from .preparing import Piece, Request, prepare_apart
+from .queue import FairQueue, Item
+from .running import run_apart
 
 __all__ = ["Batcher"]
 
@@ -19,43 +24,62 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """The items of one request. `done` holds what is there; it is complete when `left` is 0."""
-
-    works: Sequence[Any]
-    future: asyncio.Future[list[Done[Any]]]
-    loop: asyncio.AbstractEventLoop
-    done: list[Done[Any] | None] = field(default_factory=list)
-    left: int = 0
-    is_over: bool = False
+_PIECE_WORKS = 64
+_PIECE_TOKENS = 16_384
+"""What is prepared at once: as much as takes a few milliseconds, because what comes meanwhile waits for it."""
+_SMALL_TOKENS = 2048
+"""What is prepared before the next batch rather than beside it, so that it can be in it."""
+_MEMORY = 0.9
+"""Share that the past keeps in the measured speed, with each batch."""
+_MOST_RETRY_S = 60
 
 
-@dataclass(slots=True, eq=False)
-class _Item:
-    request: _Request
-    index: int
-    prepared: Prepared[Any]
+_End = tuple[Request, ModelrackError | None]
+"""A request that is over, with its error if it has one."""
+
+
+def _weigh_alike(work: Any) -> int:
+    return 1
 
 
 class Batcher(Generic[Work, Result]):
     """Runs the items of all requests in batches.
 
-    `run` is for the event loop; `close` ends the threads.
+    `run` is for event loops; `close` ends the threads. All state is behind one lock, which is never held while the
+    model is at work.
+
+    Args:
+        weigh: tells about how many tokens a work has, without much work; at least 1.
     """
 
-    def __init__(self, model: BatchModel[Work, Any, Result], limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        model: BatchModel[Work, Any, Result],
+        limits: BatchLimits | None = None,
+        weigh: Callable[[Work], int] = _weigh_alike,
+    ) -> None:
         self._model = model
         self._limits = limits or BatchLimits()
-        self._ready = threading.Condition()
-        self._unprepared: deque[_Request] = deque()
-        self._items: list[_Item] = []
-        self._waiting = 0
-        self._closed = False
+        self._weigh = weigh
+        self._lock = threading.Lock()
+        self._can_run = threading.Condition(self._lock)
+        self._can_prepare = threading.Condition(self._lock)
+        self._unprepared: deque[Request] = deque()
+        self._queue: FairQueue[Request] = FairQueue()
+        self._waiting: set[Request] = set()
+        self._waiting_items = 0
+        self._waiting_tokens = 0
+        self._is_idle = False
+        self._is_preparing = False
+        self._running: set[Request] = set()
+        self._interrupt: Callable[[], None] | None = getattr(model, "interrupt", None)
+        self._shut_with: ModelrackError | None = None
+        self._batch_tokens = self._limits.batch_tokens
+        self._run_tokens = 0.0
+        self._run_s = 0.0
         self._threads = [
-            threading.Thread(target=self._prepare_all, name="prepare", daemon=True),
-            threading.Thread(target=self._run_all, name="run", daemon=True),
+            threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
+            for name, loop in (("batch-run", self._run_all), ("batch-prepare", self._prepare_all))
         ]
         for thread in self._threads:
             thread.start()
@@ -63,133 +87,222 @@ class Batcher(Generic[Work, Result]):
     async def run(self, works: Sequence[Work]) -> list[Done[Result]]:
         """Return the results of a request's items, in order. A cancelled task takes its items out of the queue.
 
-        Raises: TooManyRequests: too much is waiting. What `prepare` gave for one of the items, or `run` raised.
+        Raises: TooManyRequests: too much is waiting. NotReady: it is closed. What `prepare` gave for one of the items,
+            or `run` raised.
         """
-        loop = asyncio.get_running_loop()
-        request = _Request(works, loop.create_future(), loop, [None] * len(works), len(works))
-        with self._ready:
-            if self._closed:
-                raise NotReady("The model is being unloaded.")
-            if self._waiting and self._waiting + len(works) > self._limits.queue_items:
-                raise TooManyRequests(
-                    f"{self._waiting} items are waiting, and {self._limits.queue_items} may wait.",
-                    headers={"Retry-After": "1"},
-                )
-            self._waiting += len(works)
-            self._unprepared.append(request)
-            self._ready.notify_all()
+        if not works:
+            return []
+        weight = sum(map(self._weigh, works))
+        future = asyncio.get_running_loop().create_future()
+        request = Request(works=works, weight=weight, future=future)
+        with self._lock:
+            self._admit(request)
         try:
-            return await request.future
+            done: list[Done[Result]] = await future
+            return done
         finally:
-            with self._ready:
-                request.is_over = True
-                self._waiting -= len(works)
+            with self._lock:
+                self._forget(request)
 
     def close(self) -> None:
-        """End the threads; requests that wait fail."""
-        with self._ready:
-            self._closed = True
-            self._ready.notify_all()
+        """End the threads; requests that wait fail. Blocks until a batch that runs has ended."""
+        with self._lock:
+            self._shut(NotReady("The model is being unloaded."))
+        self._fail_waiting()
         for thread in self._threads:
-            thread.join()
+            if thread is not threading.current_thread():
+                thread.join()
+
+    # With the lock held
+
+    def _admit(self, request: Request) -> None:
+        """Queue a request, and wake who is to see to it."""
+        if self._shut_with is not None:
+            raise copy(self._shut_with)
+        limits = self._limits
+        items, tokens = self._waiting_items + len(request.works), self._waiting_tokens + request.weight
+        if self._waiting and (items > limits.queue_items or tokens > limits.queue_tokens):
+            raise TooManyRequests(
+                f"{self._waiting_items} items are waiting already; this model's queue takes {limits.queue_items}, or "
+                f"about {limits.queue_tokens} tokens.",
+                headers={"Retry-After": str(self._retry_s(tokens - limits.queue_tokens))},
+            )
+        self._waiting.add(request)
+        self._waiting_items, self._waiting_tokens = items, tokens
+        self._unprepared.append(request)
+        if self._is_preparing:
+            return
+        if self._is_idle:
+            self._can_run.notify()
+        else:
+            self._can_prepare.notify()
+
+    def _retry_s(self, excess_tokens: int) -> int:
+        """Return the seconds after which there should be room."""
+        if not self._run_tokens:
+            return 1
+        wait_s = max(excess_tokens, self._waiting_tokens / 2) * self._run_s / self._run_tokens
+        return min(max(1, ceil(wait_s)), _MOST_RETRY_S)
+
+    def _forget(self, request: Request) -> None:
+        """Take a request out of everything, unless it is out already."""
+        if request not in self._waiting:
+            return
+        self._waiting.remove(request)
+        self._waiting_items -= len(request.works)
+        self._waiting_tokens -= request.weight
+        if request.prepared < len(request.works):
+            self._unprepared.remove(request)
+        self._queue.drop(request)
+        if request in self._running:
+            self._running.remove(request)
+            if not self._running and self._interrupt is not None:
+                self._interrupt()
+
+    def _take_pieces(self, most_tokens: int) -> list[Piece]:
+        """Take works to prepare: a share of each request in turn, so that large ones hold none up.
+
+        None if there are none, or the other thread is at it. Who takes some calls `_prepare`.
+        """
+        pieces: list[Piece] = []
+        if self._is_preparing:
+            return pieces
+        room, tokens = _PIECE_WORKS, most_tokens
+        while self._unprepared and room > 0 and tokens > 0:
+            request = self._unprepared.popleft()
+            start = end = request.prepared
+            while end < len(request.works) and room > 0 and tokens > 0:
+                tokens -= self._weigh(request.works[end])
+                room -= 1
+                end += 1
+            request.prepared = end
+            pieces.append(Piece(request, start, request.works[start:end]))
+            if end < len(request.works):
+                self._unprepared.append(request)
+        self._is_preparing = bool(pieces)
+        return pieces
+
+    def _shut(self, error: ModelrackError) -> None:
+        """Let the threads end, and take nothing more."""
+        self._shut_with = self._shut_with or error
+        self._can_run.notify_all()
+        self._can_prepare.notify_all()
+
+    # In either thread
+
+    def _guard(self, loop: Callable[[], None]) -> None:
+        """Run a thread's loop; whatever ends it, nobody waits for ever."""
+        try:
+            loop()
+        except BaseException:
+            log.critical("a thread of the batcher ended", exc_info=True)
+            with self._lock:
+                self._shut(EngineError("The model failed inside; its log has the details."))
+            self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
+        with self._lock:
+            ends: list[_End] = [(request, copy(self._shut_with)) for request in self._waiting]
+        self._end(ends)
+
+    def _end(self, ends: Sequence[_End]) -> None:
+        """Forget requests that are over, and tell those who wait: each event loop once."""
+        if not ends:
+            return
+        with self._lock:
+            for request, _ in ends:
+                self._forget(request)
+        loops: dict[asyncio.AbstractEventLoop, list[_End]] = {}
+        for end in ends:
+            loops.setdefault(end[0].future.get_loop(), []).append(end)
+        for loop, its in loops.items():
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(_tell, its)
+
+    def _prepare(self, pieces: Sequence[Piece]) -> None:
+        """Prepare pieces that `_take_pieces` gave, and queue what becomes of them."""
+        ready, ends = prepare_apart(self._model.prepare, pieces)
+        with self._lock:
+            for request, items in ready:
+                self._queue.add(request, items)
+            self._is_preparing = False
+            if self._is_idle and self._queue:
+                self._can_run.notify()
+        self._end(ends)
 
     # In the thread that prepares
 
     def _prepare_all(self) -> None:
         while True:
-            with self._ready:
-                while not (self._unprepared or self._closed):
-                    self._ready.wait()
-                if self._closed:
-                    self._fail_rest()
+            with self._lock:
+                while not self._shut_with and (self._is_preparing or not self._unprepared):
+                    self._can_prepare.wait()
+                if self._shut_with:
                     return
-                requests = [request for request in self._unprepared if not request.is_over]
-                self._unprepared.clear()
-            for request in requests:
-                self._prepare(request)
-
-    def _prepare(self, request: _Request) -> None:
-        try:
-            prepared = self._model.prepare(request.works)
-            for one in prepared:
-                if isinstance(one, ModelrackError):
-                    raise one
-        except Exception as error:
-            self._fail(request, error)
-            return
-        items = [_Item(request, index, one) for index, one in enumerate(prepared) if isinstance(one, Prepared)]
-        with self._ready:
-            self._items += items
-            self._ready.notify_all()
-
-    def _fail_rest(self) -> None:
-        for request in {*self._unprepared, *(item.request for item in self._items)}:
-            self._fail(request, NotReady("The model is being unloaded."))
+                pieces = self._take_pieces(_PIECE_TOKENS)
+            self._prepare(pieces)
 
     # In the thread that runs
 
     def _run_all(self) -> None:
-        while True:
-            with self._ready:
-                while not (self._items or self._closed):
-                    self._ready.wait()
-                if self._closed:
-                    return
-                batch = self._take_batch()
+        while self._await_work():
+            with self._lock:
+                pieces = self._take_pieces(_SMALL_TOKENS if self._queue else _PIECE_TOKENS)
+            if pieces:
+                self._prepare(pieces)
+            with self._lock:
+                limits = self._limits
+                batch = self._queue.take(self._batch_tokens, limits.batch_items, limits.padding_tokens)
+                self._running = {item.flow for item in batch}
+                if self._unprepared and not self._is_preparing:
+                    self._can_prepare.notify()
             if batch:
                 self._run(batch)
 
-    def _take_batch(self) -> list[_Item]:
-        """Take the oldest item, and those of like length that fit beside it."""
-        self._items = [item for item in self._items if not item.request.is_over]
-        if not self._items:
-            return []
-        oldest = self._items[0]
-        limits = self._limits
-        alike = [item for item in self._items if item.prepared.group == oldest.prepared.group]
-        alike.sort(key=lambda item: abs(item.prepared.tokens - oldest.prepared.tokens))
-        batch: list[_Item] = []
-        longest = 0
-        for item in alike:
-            longest = max(longest, item.prepared.tokens)
-            if batch and (longest * (len(batch) + 1) > limits.batch_tokens or len(batch) >= limits.batch_items):
-                break
-            batch.append(item)
-        taken = set(map(id, batch))
-        self._items = [item for item in self._items if id(item) not in taken]
-        batch.sort(key=lambda item: item.prepared.tokens)
-        return batch
+    def _await_work(self) -> bool:
+        """Wait until there is something to prepare or to run; False at the end."""
+        with self._lock:
+            while not (self._shut_with or self._queue or (self._unprepared and not self._is_preparing)):
+                self._is_idle = True
+                self._can_run.wait()
+                self._is_idle = False
+            return self._shut_with is None
 
-    def _run(self, batch: list[_Item]) -> None:
-        try:
-            results = self._model.run([item.prepared.payload for item in batch])
-        except Exception as error:
-            requests = list(dict.fromkeys(item.request for item in batch))
-            if len(requests) == 1:
-                self._fail(requests[0], error)
-                return
-            for request in requests:
-                self._run([item for item in batch if item.request is request])
-            return
-        for item, result in zip(batch, results, strict=True):
-            request = item.request
+    def _run(self, batch: list[Item[Request]]) -> None:
+        tokens = sum(item.prepared.tokens for item in batch)
+        begun = perf_counter()
+        found = run_apart(self._model.run, batch, self._lower)
+        took_s = perf_counter() - begun
+        with self._lock:
+            self._running = set()
+            self._run_tokens = self._run_tokens * _MEMORY + tokens
+            self._run_s = self._run_s * _MEMORY + took_s
+        self._batch_tokens = min(self._batch_tokens + self._batch_tokens // 64 + 1, self._limits.batch_tokens)
+        ends: list[_End] = []
+        for item, result in found:
+            request = item.flow
+            if isinstance(result, ModelrackError):
+                ends.append((request, result))
+                continue
             request.done[item.index] = Done(result, item.prepared.tokens)
             request.left -= 1
             if request.left == 0:
-                self._tell(request, lambda request=request: request.future.set_result(request.done))
+                ends.append((request, None))
+        self._end(ends)
 
-    def _fail(self, request: _Request, error: Exception) -> None:
-        if not isinstance(error, ModelrackError):
-            log.error("a batch failed", exc_info=error)
-            error = EngineError("The model failed inside; its log has the details.")
-        request.is_over = True
-        self._tell(request, lambda: request.future.set_exception(error))
+    def _lower(self, batch: Sequence[Item[Any]]) -> None:
+        """Make batches smaller after one for which memory did not suffice; they grow again with time."""
+        tokens = len(batch) * batch[-1].prepared.tokens
+        self._batch_tokens = max(1, min(self._batch_tokens, tokens // 2))
+        log.warning("memory does not suffice for a batch of %d tokens", tokens)
 
-    @staticmethod
-    def _tell(request: _Request, tell: Any) -> None:
-        def on_loop() -> None:
-            if not request.future.done():
-                tell()
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            request.loop.call_soon_threadsafe(on_loop)
+def _tell(ends: Sequence[_End]) -> None:
+    """On the event loop: give requests their results or errors, those that still wait."""
+    for request, error in ends:
+        if request.future.done():
+            continue
+        if error is None:
+            request.future.set_result(request.done)
+        else:
+            request.future.set_exception(error)

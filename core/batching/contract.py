@@ -21,7 +21,7 @@ class Prepared(Generic[Payload]):
 
     Args:
         payload: what `BatchModel.run` needs of it.
-        tokens: its length as the model reads it, special tokens among them; what it costs.
+        tokens: its length as the model reads it, special tokens among them, at least 1; what it costs.
         group: only items of one group share a batch.
     """
 
@@ -39,19 +39,27 @@ class Done(Generic[Result]):
 
 
 class BatchModel(Protocol[Work_contra, Payload, Result_co]):
-    """A model as `Batcher` sees it. Each method is called in a thread of its own, one call at a time."""
+    """A model as `Batcher` sees it.
+
+    `run` is always called in the same thread. `prepare` is called there as well, or in another while `run` is at work.
+    Neither is ever called twice at once.
+
+    A model may have a method `interrupt() -> None` too. It is called when everybody who waits for the batch that is
+    being run has left, from any thread; it returns at once, and `run` then raises anything as soon as it can. It is
+    never called when no batch is being run, but `run` may not have begun yet.
+    """
 
     def prepare(self, works: Sequence[Work_contra]) -> Sequence[Prepared[Payload] | ModelrackError]:
-        """Turn items into what the model reads, in order; an error stands for an item that cannot be.
+        """Turn items of any requests into what the model reads, in order; an error stands for an item that cannot be.
 
-        May be called while `run` is at work. An error fails only the request that the item belongs to.
+        An error fails only the request that the item belongs to. If it raises, the requests are prepared apart.
         """
 
     def run(self, batch: Sequence[Payload]) -> Sequence[Result_co]:
         """Return the results of items of one group, in order.
 
         They come sorted by length. If it raises, the requests in the batch are run apart, so that only the one at
-        fault fails.
+        fault fails; if it is for want of memory (MemoryError, or torch's kind of it), then smaller batches are tried.
         """
 
 
@@ -60,14 +68,19 @@ class BatchLimits:
     """How much is run at once and how much may wait.
 
     Args:
-        batch_tokens: most tokens of a batch, padding among them; a longer item is a batch of its own.
+        batch_tokens: most tokens of a batch, padding among them; a longer item is a batch of its own. What comes while
+            a batch runs waits for its end, so no more than makes the model fast: on a CPU, 512 tokens at once are as
+            fast as any number; a GPU wants tens of thousands.
         batch_items: most items of a batch.
-        queue_tokens: most tokens that may wait; beyond it, a request is refused with 429. One that comes to an empty
-            queue is always taken.
+        padding_tokens: padding that a batch may have whatever its share of the batch: as many tokens as take the time
+            that a batch takes beside its tokens.
+        queue_tokens: about the most tokens that may wait; beyond it, a request is refused with 429. One that comes to
+            an empty queue is always taken.
         queue_items: most items that may wait.
     """
 
     batch_tokens: int = 8192
     batch_items: int = 128
+    padding_tokens: int = 256
     queue_tokens: int = 1_000_000
     queue_items: int = 8192

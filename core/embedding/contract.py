@@ -22,7 +22,8 @@ class EmbeddingWork:
     Args:
         index: where it stands in its request; for errors.
         input: a text, or token ids, which are read as they are (no special tokens are added).
-        prompt: text to put before a text.
+        prompt: text to put before a text; empty for token ids.
+        task: what the input is for, of `EmbeddingTraits.tasks`; None: nothing in particular.
         truncate: cut what is over `EmbeddingTraits.max_tokens`; False: that is an error (see `errors.too_long`).
         outputs: what is wanted: of `EmbeddingTraits.outputs`.
     """
@@ -30,6 +31,7 @@ class EmbeddingWork:
     index: int
     input: str | Sequence[int]
     prompt: str = ""
+    task: str | None = None
     truncate: bool = False
     outputs: frozenset[str] = frozenset({"dense"})
 
@@ -55,12 +57,14 @@ class EmbeddingTraits:
 
     Args:
         dimensions: length of its dense vectors; 0: it makes none.
-        max_tokens: tokens of one input, special tokens and prompt among them.
+        max_tokens: tokens of one input, special tokens and prompt among them; None: any number.
         n_vocab: number of tokens.
         shorter_dimensions: lengths to which its vectors may be cut; empty: none; None: any.
         is_normalized: its vectors come with length 1.
         prompts: texts to put before an input, by name (`query`, `document`, …).
         default_prompt: name of the prompt for requests that name none.
+        tasks: what inputs may be for, where the model computes them differently (`query`, `document`), whatever their
+            prompts.
         instruction_template: of models that are told the task: a prompt with `{instruction}` in it; None: they are not.
         outputs: what it makes: `dense`, `sparse`, `multi_vector`.
         takes_token_ids: inputs may be token ids.
@@ -69,12 +73,13 @@ class EmbeddingTraits:
     """
 
     dimensions: int
-    max_tokens: int
+    max_tokens: int | None
     n_vocab: int
     shorter_dimensions: tuple[int, ...] | None = ()
     is_normalized: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    tasks: tuple[str, ...] = ()
     instruction_template: str | None = None
     outputs: frozenset[str] = frozenset({"dense"})
     takes_token_ids: bool = True
@@ -83,7 +88,10 @@ class EmbeddingTraits:
 
 
 class EmbeddingModel(Protocol):
-    """A loaded model that embeds. See `modelrack.batching.BatchModel` for which thread calls what."""
+    """A loaded model that embeds. See `modelrack.batching.BatchModel` for which thread calls what.
+
+    One that has an attribute `tokenizer` (a `modelrack.encoders.TextTokenizer`) answers the routes of tokens too.
+    """
 
     traits: EmbeddingTraits
 

@@ -1,28 +1,41 @@
 """Answers the ability `embed`."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from ..api.embeddings import EmbeddingRequest
+from ..api.embeddings import EmbeddingRequest, Input
 from ..batching import Batcher, Done
+from ..encoders.tokens import make_token_handlers
 from ..errors import BadRequest, UnsupportedParameter
 from ..hooks.types import LoadPlan
-from ..worker.contract import Call, Handler
+from ..worker.contract import Call
 from .contract import Embedding, EmbeddingModel, EmbeddingWork
 from .errors import too_long
+from .prompts import Prompts
 
 __all__ = ["EmbedHandler", "make_handlers"]
 
+_USUAL_CHARACTERS_PER_TOKEN = 4
 _CHARACTERS_PER_TOKEN = 64
 """No text has fewer tokens than its characters divided by this, but for texts that no model is meant for."""
 
 
-def make_handlers(model: EmbeddingModel, plan: LoadPlan) -> Mapping[str, Handler]:
-    """Return the handlers of an embedding model by ability."""
-    return {"embed": EmbedHandler(model)}
+def make_handlers(model: EmbeddingModel, plan: LoadPlan) -> dict[str, Any]:
+    """Return the handlers of an embedding model by ability; `close` the one of `embed` at the end."""
+    handlers: dict[str, Any] = {"embed": EmbedHandler(model)}
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is not None:
+        handlers |= make_token_handlers(tokenizer, model.traits.n_vocab, model.traits.max_tokens)
+    return handlers
+
+
+def _weigh(work: EmbeddingWork) -> int:
+    """Return about how many tokens an input has."""
+    size = len(work.input)
+    return 1 + (size + len(work.prompt)) // _USUAL_CHARACTERS_PER_TOKEN if isinstance(work.input, str) else size
 
 
 class EmbedHandler:
@@ -31,7 +44,8 @@ class EmbedHandler:
     def __init__(self, model: EmbeddingModel) -> None:
         traits = model.traits
         self._traits = traits
-        self._batcher: Batcher[EmbeddingWork, Embedding] = Batcher(model, traits.limits)
+        self._prompts = Prompts(traits)
+        self._batcher: Batcher[EmbeddingWork, Embedding] = Batcher(model, traits.limits, _weigh)
         self.unsupported: dict[str, str] = {}
         for name in ("sparse", "multi_vector"):
             if name not in traits.outputs:
@@ -46,19 +60,26 @@ class EmbedHandler:
         outputs = frozenset({"dense"}) & self._traits.outputs
         outputs |= {name for name in ("sparse", "multi_vector") if getattr(request, f"return_{name}")}
         if not outputs:
+            only = min(self._traits.outputs)
             raise BadRequest(
-                "This model makes sparse embeddings only.", param="return_sparse", remedy="Set it to true."
+                f"This model makes {only.replace('_', '-')} embeddings alone, so 'return_{only}' must be true.",
+                param=f"return_{only}",
             )
-        prompt = self._prompt(request)
+        inputs = request.inputs
+        prompt, task = self._prompts.choose(request, are_ids=not isinstance(inputs[0], str))
         truncate = bool(request.truncate)
         works = [
-            EmbeddingWork(index, self._checked(index, item, truncate), prompt, truncate, outputs)
-            for index, item in enumerate(request.inputs)
+            EmbeddingWork(index, self._checked(index, item, truncate), prompt, task, truncate, outputs)
+            for index, item in enumerate(inputs)
         ]
         done = await self._batcher.run(works)
         tokens = sum(one.tokens for one in done)
         call.usage(tokens, 0)
         return self._answer(request, call, done, tokens)
+
+    def close(self) -> None:
+        """End the threads; requests that wait fail."""
+        self._batcher.close()
 
     def _check_dimensions(self, dimensions: int | None) -> None:
         own, shorter = self._traits.dimensions, self._traits.shorter_dimensions
@@ -77,38 +98,22 @@ class EmbedHandler:
                 param="dimensions",
             )
 
-    def _prompt(self, request: EmbeddingRequest) -> str:
-        traits = self._traits
-        if request.prompt:
-            return request.prompt
-        if request.instruction and traits.instruction_template is not None:
-            return traits.instruction_template.replace("{instruction}", request.instruction)
-        for field in ("prompt_name", "task", "input_type"):
-            name = getattr(request, field)
-            if name is None:
-                continue
-            if name not in traits.prompts:
-                known = f"it has: {', '.join(traits.prompts)}" if traits.prompts else "it has none"
-                raise BadRequest(f"'{field}': this model has no prompt '{name}'; {known}.", param=field)
-            return traits.prompts[name]
-        return traits.prompts.get(traits.default_prompt or "", "")
-
-    def _checked(self, index: int, item: str | list[int], truncate: bool) -> str | list[int]:
+    def _checked(self, index: int, item: Input, truncate: bool) -> Input:
         """Return an input that is worth its tokenizing.
 
         Raises: BadRequest: it is far too long, or has ids that are none.
         """
         traits = self._traits
         if isinstance(item, str):
-            most = traits.max_tokens * _CHARACTERS_PER_TOKEN
-            if len(item) > most:
+            most = None if traits.max_tokens is None else traits.max_tokens * _CHARACTERS_PER_TOKEN
+            if traits.max_tokens is not None and most is not None and len(item) > most:
                 if not truncate:
                     raise too_long(index, None, traits.max_tokens)
                 return item[:most]
             return item
         if not traits.takes_token_ids:
             raise UnsupportedParameter("'input' cannot be token ids: this model takes texts.", param="input")
-        if len(item) > traits.max_tokens:
+        if traits.max_tokens is not None and len(item) > traits.max_tokens:
             if not truncate:
                 raise too_long(index, len(item), traits.max_tokens)
             item = item[: traits.max_tokens]
@@ -132,7 +137,8 @@ class EmbedHandler:
             if found.sparse is not None:
                 entry["sparse_embedding"] = {str(token): weight for token, weight in found.sparse.items()}
             if found.multi_vector is not None:
-                entry["multi_vector"] = [_encode(row, in_base64) for row in found.multi_vector]
+                rows = found.multi_vector
+                entry["multi_vector"] = [_encode(row, True) for row in rows] if in_base64 else _encode(rows, False)
             data.append(entry)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         answer = {"object": "list", "model": call.model_uid, "data": data, "usage": usage}

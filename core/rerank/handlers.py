@@ -1,26 +1,34 @@
 """Answers the ability `rerank`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from ..api.common import make_id
 from ..api.rerank import RerankRequest
-from ..batching import Batcher
-from ..embedding.errors import too_long
-from ..errors import BadRequest
+from ..batching import Batcher, Done
+from ..errors import EngineError
 from ..hooks.types import LoadPlan
-from ..worker.contract import Call, Handler
+from ..worker.contract import Call
 from .contract import RerankModel, RerankWork
+from .documents import as_answered, texts_of
+from .errors import document_too_long, query_too_long
 
 __all__ = ["RerankHandler", "make_handlers"]
 
 _CHARACTERS_PER_TOKEN = 64
+"""No text has fewer tokens than its characters divided by this, but for texts that no model is meant for."""
+
+_USUAL_CHARACTERS_PER_TOKEN = 4
+
+_DOCUMENTS_PER_UNIT = 100
+"""Documents that Cohere counts as one search."""
 
 
-def make_handlers(model: RerankModel, plan: LoadPlan) -> Mapping[str, Handler]:
-    """Return the handlers of a rerank model by ability."""
+def make_handlers(model: RerankModel, plan: LoadPlan) -> "dict[str, RerankHandler]":
+    """Return the handler of a rerank model by its ability."""
     return {"rerank": RerankHandler(model)}
 
 
@@ -29,62 +37,80 @@ class RerankHandler:
 
     def __init__(self, model: RerankModel) -> None:
         self._model = model
-        self._batcher: Batcher[RerankWork, float] = Batcher(model, model.traits.limits)
+        self._batcher: Batcher[RerankWork, float] = Batcher(model, model.traits.limits, self._weigh)
         self.supported = ("instruction",) if model.traits.takes_instruction else ()
         self.unsupported = dict(model.traits.unsupported)
 
     async def __call__(self, request: RerankRequest, call: Call) -> bytes:
         """Score the documents and answer the best first."""
-        truncate = request.truncate is not False
-        most = self._model.traits.max_tokens * _CHARACTERS_PER_TOKEN
+        texts = texts_of(request.documents, request.rank_fields)
+        done = await self._batcher.run(self._works(request, texts))
+        call.usage(sum(one.tokens for one in done), 0)
+        return self._answer(request, call, texts, done)
+
+    def close(self) -> None:
+        """End the threads of the batches; requests that wait fail."""
+        self._batcher.close()
+
+    def _weigh(self, work: RerankWork) -> int:
+        """Return about how many tokens a pair has, by its characters."""
+        most = self._model.traits.max_tokens
+        return min(1 + (len(work.query) + len(work.document)) // _USUAL_CHARACTERS_PER_TOKEN, most)
+
+    def _works(self, request: RerankRequest, texts: Sequence[str]) -> list[RerankWork]:
+        """Return the pairs, with texts no longer than what is worth its tokenizing.
+
+        Raises: InputTooLong: that is not all of a text, and it shall not be cut.
+        """
+        most_tokens = self._model.traits.max_tokens
+        most = most_tokens * _CHARACTERS_PER_TOKEN
         if len(request.query) > most:
-            raise BadRequest(
-                f"'query' is far too long: this model reads {self._model.traits.max_tokens} tokens.", param="query"
-            )
-        texts = [_text(document, request.rank_fields) for document in request.documents]
+            raise query_too_long(None, most_tokens)
+        truncate = request.truncate is not False
         works = []
         for index, text in enumerate(texts):
-            if len(text) > most and not truncate:
-                raise too_long(index, None, self._model.traits.max_tokens, field="documents")
+            if len(text) > most and not truncate and request.max_tokens_per_doc is None:
+                raise document_too_long(index, None, most_tokens)
             works.append(
                 RerankWork(
-                    index, request.query, text[:most], request.instruction or "", truncate, request.max_tokens_per_doc
+                    index=index,
+                    query=request.query,
+                    document=text[:most],
+                    instruction=request.instruction or "",
+                    truncate=truncate,
+                    max_document_tokens=request.max_tokens_per_doc,
                 )
             )
-        done = await self._batcher.run(works)
-        tokens = sum(one.tokens for one in done)
-        call.usage(tokens, 0)
-        relevance = (lambda score: score) if request.raw_scores else self._model.relevance
-        ranked = sorted(enumerate(done), key=lambda pair: -pair[1].result)[: request.top_n]
+        return works
+
+    def _answer(self, request: RerankRequest, call: Call, texts: Sequence[str], done: Sequence[Done[float]]) -> bytes:
+        for index, one in enumerate(done):
+            if not math.isfinite(one.result):
+                raise EngineError(f"The model's score of document {index} is no number.")
+        relevance = float if request.raw_scores else self._model.relevance
+        # Sorting keeps equals in the order of the request.
+        ranked = sorted(range(len(done)), key=lambda index: -done[index].result)[: request.top_n]
         results: list[dict[str, Any]] = [
             {
                 "index": index,
-                "relevance_score": relevance(one.result),
-                "document": {"text": texts[index]} if request.return_documents else None,
+                "relevance_score": relevance(done[index].result),
+                "document": as_answered(request.documents[index], texts[index]) if request.return_documents else None,
             }
-            for index, one in ranked
+            for index in ranked
         ]
+        tokens = sum(one.tokens for one in done)
         return orjson.dumps(
             {
                 "id": make_id("rerank"),
+                "object": "list",
                 "model": call.model_uid,
                 "results": results,
                 "meta": {
                     "api_version": {"version": call.path.split("/")[1].removeprefix("v")},
-                    "billed_units": {"search_units": 1},
-                    "tokens": {"input_tokens": tokens, "output_tokens": 0},
+                    "billed_units": {"search_units": math.ceil(len(texts) / _DOCUMENTS_PER_UNIT)},
+                    "tokens": None if request.return_len is False else {"input_tokens": tokens, "output_tokens": 0},
                     "warnings": None,
                 },
                 "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             }
         )
-
-
-def _text(document: str | dict[str, Any], fields: list[str] | None) -> str:
-    """Return what is ranked of a document."""
-    if isinstance(document, str):
-        return document
-    if fields:
-        return "\n".join(str(document[name]) for name in fields if name in document)
-    text: str = document["text"]
-    return text

@@ -140,6 +140,9 @@ def test_a_replica_for_a_model_that_is_being_terminated_is_refused(server: Serve
     ending.join()
 
 
+ADAPTER = b'{"model_name": "demo-chat", "peft_model_config": {"lora_list": [{"lora_name": "a", "local_path": "%s"}]}}'
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -148,12 +151,16 @@ def test_a_replica_for_a_model_that_is_being_terminated_is_refused(server: Serve
         (b'{"model_name": "echo", "token_delay_s": 1e999}', None),
         (b'{"model_name": "echo", "token_delay_s": "inf"}', "token_delay_s"),
         (b'{"model_name": "echo", "envs": {"A": "b\\u0000"}}', "envs.A"),
+        (ADAPTER % b"~nobody-of-this-name/a", "peft_model_config.lora_list.0.local_path"),
         (
-            b'{"model_name": "demo-chat", "peft_model_config": '
-            b'{"lora_list": [{"lora_name": "a", "local_path": "~nobody-of-this-name/a"}]}}',
+            ADAPTER % (b"/" + b"x" * 5000),
             "peft_model_config.lora_list.0.local_path",
-        ),
+        ),  # a 500 once: no path may be so long
+        (ADAPTER % (b"/x" * 3000), "peft_model_config.lora_list.0.local_path"),
+        (b'{"model_name": "m", "model_path": "/%s.gguf"}' % (b"x" * 5000), "model_path"),
+        (b'{"model_name": "echo", "environment": "/%s"}' % (b"x" * 5000), "environment"),
     ],
+    ids=map(str, range(10)),
 )
 def test_what_could_not_be_stored_or_passed_on_is_refused_at_once(
     server: Server, body: bytes, param: str | None

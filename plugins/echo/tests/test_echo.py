@@ -47,7 +47,7 @@ class Worker:
             variant=family.variants[0],
             quantization="none",
             files=ModelFiles(path="", format="echo"),
-            options=engine.options.model_validate(options).model_dump(mode="json"),
+            options=engine.options_for(family.model_type).model_validate(options).model_dump(mode="json"),
         )
         self.socket = sock = str(folder / "s")
         python = engine.worker if isinstance(engine.worker, PythonWorker) else None

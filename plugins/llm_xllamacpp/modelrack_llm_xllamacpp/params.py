@@ -9,7 +9,7 @@ from modelrack.hooks import LoadPlan
 
 from .memory import Sizes
 
-__all__ = ["build_params", "count_threads"]
+__all__ = ["build_params", "count_threads", "set_attention", "set_devices", "set_rope"]
 
 _ROPE = {"model": "UNSPECIFIED", "none": "NONE", "linear": "LINEAR", "yarn": "YARN", "longrope": "LONGROPE"}
 _SWITCH = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
@@ -53,8 +53,8 @@ def build_params(engine: Any, plan: LoadPlan, sizes: Sizes, cores: int, socket: 
     params.reasoning_format = _enum(engine, "common_reasoning_format", "COMMON_REASONING_FORMAT_", options, _REASONING)
     _set_sizes(params, options, sizes, cores)
     _set_cache(engine, params, options)
-    _set_devices(engine, params, plan)
-    _set_rope(engine, params, options)
+    set_devices(engine, params, plan)
+    set_rope(engine, params, options)
     _set_sampling(params, options)
     _set_extras(engine, params, plan)
     return params
@@ -75,10 +75,15 @@ def _set_sizes(params: Any, options: Mapping[str, Any], sizes: Sizes, cores: int
     params.cpuparams_batch.n_threads = options["n_threads_batch"] or params.cpuparams.n_threads
 
 
-def _set_cache(engine: Any, params: Any, options: Mapping[str, Any]) -> None:
+def set_attention(engine: Any, params: Any, options: Mapping[str, Any]) -> None:
+    """Set how attention is computed, and the types of its cache."""
     params.cache_type_k = getattr(engine.ggml_type, f"GGML_TYPE_{options['cache_type_k'].upper()}")
     params.cache_type_v = getattr(engine.ggml_type, f"GGML_TYPE_{options['cache_type_v'].upper()}")
     params.flash_attn_type = _enum(engine, "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", options, _SWITCH)
+
+
+def _set_cache(engine: Any, params: Any, options: Mapping[str, Any]) -> None:
+    set_attention(engine, params, options)
     params.swa_full = options["swa_full"]
     params.cache_prompt = options["cache_prompt"]
     params.n_cache_reuse = options["cache_reuse"]
@@ -87,7 +92,11 @@ def _set_cache(engine: Any, params: Any, options: Mapping[str, Any]) -> None:
     params.ctx_shift = options["context_shift"]
 
 
-def _set_devices(engine: Any, params: Any, plan: LoadPlan) -> None:
+def set_devices(engine: Any, params: Any, plan: LoadPlan) -> None:
+    """Set what lies on which accelerator, and how the file is read.
+
+    Raises: LaunchFailed: layers on accelerators are asked for, and this build has none.
+    """
     options = plan.options
     layers = options["n_gpu_layers"]
     # Without this, llama.cpp would shrink on its own what was chosen and checked here.
@@ -123,7 +132,8 @@ def _set_devices(engine: Any, params: Any, plan: LoadPlan) -> None:
     params.numa = getattr(engine.ggml_numa_strategy, f"GGML_NUMA_STRATEGY_{_NUMA[options['numa']]}")
 
 
-def _set_rope(engine: Any, params: Any, options: Mapping[str, Any]) -> None:
+def set_rope(engine: Any, params: Any, options: Mapping[str, Any]) -> None:
+    """Set how positions are rotated."""
     params.rope_freq_base = options["rope_freq_base"]
     params.rope_freq_scale = options["rope_freq_scale"]
     kind = _ROPE[options["rope_scaling"]]

@@ -1,6 +1,7 @@
 """What the server loads of this plugin: the engine's description. Imports no engine."""
 
-from modelrack.hooks import Candidate, Engine, LoadPlan, Machine, MemoryEstimate, PythonWorker, hookimpl
+from modelrack.hooks import Engine, LoadPlan, Machine, MemoryEstimate, PythonWorker, hookimpl
+from modelrack.pooling import POOLED_OPTIONS, POOLED_TYPES, accepts_gguf, estimate_by_type
 
 from .options import LlamaCppOptions
 
@@ -16,13 +17,6 @@ _FEATURES = (
 _REMEDY = "pip install modelrack-llm-xllamacpp"
 
 
-def _accepts(candidate: Candidate, machine: Machine) -> str | None:
-    """Take every GGUF file, of any architecture: what llama.cpp does not know, it says itself when it loads."""
-    if candidate.variant.format != "gguf":
-        return f"it runs GGUF files, not the format '{candidate.variant.format}'"
-    return None
-
-
 def _estimate(plan: LoadPlan, machine: Machine) -> MemoryEstimate | None:
     from .memory import estimate
 
@@ -35,16 +29,16 @@ def register_engines() -> list[Engine]:
     return [
         Engine(
             name="llama.cpp",
-            model_types=("LLM",),
-            worker=PythonWorker(loader="modelrack_llm_xllamacpp.worker:LlamaCppLoader"),
-            accepts=_accepts,
-            options=LlamaCppOptions,
+            model_types=("LLM", *POOLED_TYPES),
+            worker=PythonWorker(loader="modelrack_llm_xllamacpp.loaders:open_loader"),
+            accepts=accepts_gguf,
+            options={"LLM": LlamaCppOptions, **POOLED_OPTIONS},
             aliases=("llamacpp", "xllamacpp"),
             requires=("xllamacpp",),
             remedy=_REMEDY,
             takes_lora=True,
             rank=50,
-            estimate=_estimate,
+            estimate=estimate_by_type(_estimate),
             features=_FEATURES,
         )
     ]

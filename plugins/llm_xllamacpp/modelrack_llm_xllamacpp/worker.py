@@ -1,6 +1,5 @@
 """The worker half: loads the model into llama.cpp's server core. The only module that imports the engine."""
 
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +9,10 @@ import orjson
 
 from modelrack.catalog.gguf import GgufMetadata
 from modelrack.catalog.gguf_memory import free_memory, read_model
-from modelrack.errors import LaunchFailed
 from modelrack.hooks import LoadPlan
 from modelrack.machine import probe
 from modelrack.worker import Handler, Loader, Report
 
-from .capture import StderrCapture, find_reason
 from .embedded import Embedded
 from .facts import ModelFacts
 from .grammars import GrammarCheck
@@ -23,6 +20,7 @@ from .handlers import Chat, ConvertIds, Detokenize, Generate, Tokenize
 from .memory import choose_sizes, extra_weights
 from .params import build_params, count_threads
 from .speed import Speed
+from .starting import start
 from .templates import PlainTemplate, is_plain
 from .threads import Threads
 
@@ -76,7 +74,7 @@ class LlamaCppLoader(Loader):
         import xllamacpp
 
         params = build_params(xllamacpp, plan, sizes, machine.cores, self._socket)
-        self._engine = _Engine(_start(xllamacpp, params, plan))
+        self._engine = _Engine(start(xllamacpp, params, plan))
         report(0.95, "preparing")
         embedded = Embedded(self._socket)
         properties = _ask_properties(embedded)
@@ -119,33 +117,6 @@ class LlamaCppLoader(Loader):
         if self._engine is not None:
             self._engine.server = None
         Path(self._socket).unlink(missing_ok=True)
-
-
-def _start(engine: Any, params: Any, plan: LoadPlan) -> Any:
-    # The embedded server's socket is made by the engine: it is the owner's alone by the mask.
-    mask = os.umask(0o177)
-    capture = StderrCapture()
-    try:
-        with capture:
-            return engine.Server(params)
-    except RuntimeError as error:
-        reason = find_reason(list(capture.lines)) or str(error)
-        raise LaunchFailed(
-            f"llama.cpp could not load {plan.files.path}: {reason.rstrip('.')}.",
-            remedy=_remedy(reason),
-        ) from error
-    finally:
-        os.umask(mask)
-
-
-def _remedy(reason: str) -> str | None:
-    if "unknown model architecture" in reason:
-        return "A newer xllamacpp may know it: pip install --upgrade xllamacpp."
-    if "corrupted" in reason or "incomplete" in reason:
-        return "Download the file again."
-    if "alloc" in reason or "memory" in reason:
-        return "Launch it with a smaller n_ctx or n_parallel."
-    return None
 
 
 def _ask_properties(embedded: Embedded) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Embedding models for modelrack: families, and an engine on sentence-transformers."""

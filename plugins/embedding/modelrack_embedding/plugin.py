@@ -1,0 +1,103 @@
+"""What the server loads of this plugin: families, and the engine's description. Imports no engine."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from modelrack.encoders import estimate
+from modelrack.hooks import (
+    Candidate,
+    Engine,
+    Environment,
+    Family,
+    Machine,
+    PythonWorker,
+    Source,
+    Variant,
+    hookimpl,
+)
+
+from .options import SentenceTransformersOptions
+
+__all__ = ["MODELRACK_API", "register_engines", "register_families"]
+
+MODELRACK_API = 1
+
+_FILE = Path(__file__).with_name("families.jsonl")
+_REMEDY = "pip install modelrack-embedding, or let the server make an environment: --env isolated"
+
+_ENVIRONMENT = Environment(
+    requirements=(
+        "accelerate>=1.10",
+        "numpy>=2",
+        "psutil>=5.9",
+        "safetensors>=0.6",
+        "sentence-transformers>=6.2,<6.3",
+        "tokenizers>=0.22",
+        "torch>=2.9",
+        "transformers>=5.6",
+    ),
+    by_device={"cuda": ("torchvision>=0.24",)},
+)
+
+
+def _accepts(candidate: Candidate, machine: Machine) -> str | None:
+    """Take what sentence-transformers reads: which architectures it knows, it says itself when it loads."""
+    form = candidate.variant.format
+    if form != "pytorch":
+        return "GGUF files are for llama.cpp" if form == "gguf" else f"it does not load the format '{form}'"
+    if machine.platform == "win32":
+        return "it has not been made to run on Windows"
+    return None
+
+
+@hookimpl
+def register_families() -> list[Family]:
+    """Read the families of `families.jsonl`, one a line."""
+    return [_family(orjson.loads(line)) for line in _FILE.read_bytes().splitlines() if line]
+
+
+def _family(data: dict[str, Any]) -> Family:
+    return Family(
+        name=data["name"],
+        model_type="embedding",
+        abilities=tuple(data["abilities"]),
+        languages=tuple(data["languages"]),
+        facts=data["facts"],
+        variants=tuple(_variant(variant) for variant in data["variants"]),
+    )
+
+
+def _variant(data: dict[str, Any]) -> Variant:
+    return Variant(format=data["format"], sources=tuple(_source(source) for source in data["sources"]))
+
+
+def _source(data: dict[str, Any]) -> Source:
+    return Source(
+        hub=data["hub"],
+        repo=data["repo"],
+        revision=data.get("revision"),
+        quantizations=tuple(data.get("quantizations", ())),
+        file=data.get("file"),
+    )
+
+
+@hookimpl
+def register_engines() -> list[Engine]:
+    """Describe sentence-transformers."""
+    return [
+        Engine(
+            name="sentence-transformers",
+            model_types=("embedding",),
+            worker=PythonWorker(loader="modelrack_embedding.worker:SentenceTransformersLoader"),
+            accepts=_accepts,
+            options=SentenceTransformersOptions,
+            aliases=("sentence_transformers", "st"),
+            requires=("torch", "transformers", "sentence_transformers"),
+            remedy=_REMEDY,
+            environment=_ENVIRONMENT,
+            rank=30,
+            estimate=estimate,
+        )
+    ]

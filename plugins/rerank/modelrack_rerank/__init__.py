@@ -1,0 +1,1 @@
+"""Rerank models for modelrack, on sentence-transformers."""
