@@ -1,7 +1,9 @@
 """Measure the engine `vLLM` through the server against vLLM's own server alone, with equal settings and requests.
 
 The model has random weights, about a hundred million parameters in float32. Rounds alternate between the two, and the
-median of the ratios of neighbouring rounds is taken, so that a busy machine disturbs both alike.
+median of the ratios of neighbouring rounds is taken, so that a busy machine disturbs both alike. Before each turn both
+sides come to rest: for a second after its last request vLLM's worker looks for the next one in a busy loop, on the very
+core that the other side's worker is bound to, and whoever has its turn in that second loses up to a third.
 
     python bench/llm_vllm.py --environment PATH       # 1 and 8 streams, some minutes
     python bench/llm_vllm.py --environment PATH --chat
@@ -24,16 +26,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
-from load import LoadResult, run, run_load
+from load import LoadResult, cpu_time_s, run, run_load
 from modelrack.testing.gguf import LARGE
 from modelrack.testing.hf import write_random_model
-from modelrack.testing.serving import start_server
+from modelrack.testing.serving import start_server, wait_until
 
 UID = "bench"
 START_S = 600.0
 CACHE_GB, CONTEXT, SEQUENCES = 0.5, 2048, 16
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+REST_S, REST_SHARE = 0.25, 0.05
+"""A side is at rest when it has used less than this share of a core for so long."""
 
 
 def bodies(chance: Random, count: int, tokens: int, *, chat: bool) -> list[bytes]:
@@ -48,8 +53,8 @@ def bodies(chance: Random, count: int, tokens: int, *, chat: bool) -> list[bytes
 
 
 @contextmanager
-def run_bare(python: str, model: Path, folder: Path, env: dict[str, str]) -> Iterator[str]:
-    """Run vLLM's own server; yields its socket."""
+def run_bare(python: str, model: Path, folder: Path, env: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """Run vLLM's own server; yields its socket and its process's id."""
     socket = str(folder / "bare.sock")
     command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--uds", socket]
     command += ["--served-model-name", UID, "--dtype", "float32", "--enforce-eager"]
@@ -67,15 +72,15 @@ def run_bare(python: str, model: Path, folder: Path, env: dict[str, str]) -> Ite
                 time.sleep(0.5)
             else:
                 raise RuntimeError(f"vLLM did not come up: {(folder / 'bare.log').read_text()[-2000:]}")
-        yield socket
+        yield socket, process.pid
     finally:
         process.terminate()
         process.wait()
 
 
 @contextmanager
-def run_ours(environment: str, model: Path, folder: Path, env: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """Run modelrack and launch the model; yields the server's address."""
+def run_ours(environment: str, model: Path, folder: Path, env: dict[str, str]) -> Iterator[tuple[tuple[str, int], int]]:
+    """Run modelrack and launch the model; yields the server's address and its process's id."""
     with start_server(folder / "home", **env) as server:
         body = {
             "model_name": str(model),
@@ -92,7 +97,23 @@ def run_ours(environment: str, model: Path, folder: Path, env: dict[str, str]) -
         if answer.status_code != 200:
             raise RuntimeError(answer.text)
         parts = urlsplit(server.url)
-        yield str(parts.hostname), int(parts.port or 80)
+        yield (str(parts.hostname), int(parts.port or 80)), server.process.pid
+
+
+def tree_time_s(pid: int) -> float:
+    """Return the CPU time of a process and all below it."""
+    return sum(cpu_time_s(one.pid) for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)))
+
+
+def let_rest(*pids: int) -> None:
+    """Wait until the processes, and all below them, have nothing to do."""
+
+    def is_at_rest() -> bool:
+        before = [tree_time_s(pid) for pid in pids]
+        time.sleep(REST_S)
+        return all(tree_time_s(pid) - used < REST_S * REST_SHARE for pid, used in zip(pids, before, strict=True))
+
+    wait_until(is_at_rest, 60, "both sides to come to rest")
 
 
 def tokens_per_s(
@@ -123,13 +144,14 @@ def main() -> None:
         model = write_random_model(folder / "100M", LARGE)
         python = f"{arguments.environment}/bin/python"
         with run_bare(python, model, folder, env) as bare, run_ours(arguments.environment, model, folder, env) as ours:
+            sides: list[tuple[str, tuple[Any, int]]] = [("bare", bare), ("ours", ours)]
             for clients in (1, 8):
                 pairs = []
                 for number in range(arguments.rounds + 1):
                     rates = {}
-                    sides: list[tuple[str, Any]] = [("bare", bare), ("ours", ours)]
-                    for side, address in sides if number % 2 else reversed(sides):
+                    for side, (address, _) in sides if number % 2 else reversed(sides):
                         requests = bodies(chance, max(2, clients), arguments.tokens, chat=arguments.chat)
+                        let_rest(*(pid for _, (_, pid) in sides))
                         rates[side] = tokens_per_s(address, path, requests, clients, arguments.tokens)
                     if number:  # the first round warms up
                         pairs.append((rates["ours"], rates["bare"]))

@@ -2,30 +2,21 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelrack.api.chat import ChatRequest
 from modelrack.errors import BadRequest, UnsupportedParameter
 from modelrack.llm.constraints import read_constraint
 from modelrack.llm.contract import Constraint
-from modelrack.llm.formats.base import Content, OutputParser, ParserContext
-from modelrack.llm.formats.choice import make_parser
-from modelrack.llm.formats.reasoning import is_opened
-from modelrack.llm.prompts import ChatPrompt, ChatPrompts
-from modelrack.llm.tools import ForcedParser, ForcedTools, ParserChain, clean_tool, introduce, tool_parameters
+from modelrack.llm.prompts import ChatPrompt
+from modelrack.llm.tools import clean_tool
 
 from .requests import Ask, chat_logprobs, media_parts, sampling_body, stops
 from .served import Served
 from .templates import PROMPT
 
 __all__ = ["ask_chat", "chat_prompt"]
-
-_TAIL = 2000
-"""Characters of the prompt's end that parsers look at."""
-
-MakeReader = Callable[[], OutputParser]
 
 
 def ask_chat(request: ChatRequest, served: Served, request_id: str) -> Ask:
@@ -43,35 +34,32 @@ def ask_chat(request: ChatRequest, served: Served, request_id: str) -> Ask:
     if served.settings.own_prompts or served.settings.own_tools:
         _ask_natively(request, served, ask, constraint)
         return ask
-    prompts = served.prompts
-    if prompts is None:
+    prompts, rules = served.prompts, served.rules
+    if prompts is None or rules is None:
         raise BadRequest("This model has no chat template, so it takes no messages.", param="messages")
     media = _check_media(request.messages, served)
-    forced, tools, messages = _tools(request, served, prompts, constraint)
-    if forced is not None:
-        constraint = Constraint(kind="json_schema", value=forced.schema(), field="tools")
+    use = rules.tools(request, constraint)
+    constraint = use.constraint or constraint
     variables = prompts.variables(request.template_kwargs)
     if media:
         ask.has_media = True
         prompt = ChatPrompt("")
-        _add_media(request, body, messages, tools, variables)
+        _add_media(request, body, use.messages, use.shown, variables)
     else:
         prompt = prompts.render(
-            messages,
-            tools=tools,
+            use.messages,
+            tools=use.shown,
             variables=variables,
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=bool(request.continue_final_message),
         )
         if constraint is not None:
-            prompt = _close_reasoning(prompt, served, prompts, variables)
+            prompt, _ = rules.before_answer(prompt, variables, can_wait=False)
         _add_prompt(prompt.text, served, body)
         ask.count = [prompt.text]
-    may_call = bool(request.tools) and request.tool_choice != "none" and forced is None
-    if may_call or forced is not None or served.format.reasoning is not None:
-        ask.reader = _make_reader(request, served, prompt, forced, may_call=may_call)
-        if served.has_special_marks:
-            body["skip_special_tokens"] = False
+    ask.reader = rules.parser(prompt, use)
+    if ask.reader is not None and served.has_special_marks:
+        body["skip_special_tokens"] = False
     ask.constraint = constraint
     return ask
 
@@ -175,89 +163,6 @@ def _add_ending(request: ChatRequest, body: dict[str, Any]) -> None:
         body.update(continue_final_message=True, add_generation_prompt=False)
     elif request.add_generation_prompt is not None:
         body["add_generation_prompt"] = request.add_generation_prompt
-
-
-# Tools
-
-
-def _tools(
-    request: ChatRequest, served: Served, prompts: ChatPrompts, constraint: Constraint | None
-) -> tuple[ForcedTools | None, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
-    """Return the forced choice, the tools for the template, and the messages, with an introduction if it must be.
-
-    Raises: UnsupportedParameter: the template knows no tools, and none is forced; tools and a constraint.
-    """
-    messages: Sequence[Mapping[str, Any]] = request.messages
-    if not request.tools:
-        return None, (), messages
-    choice = request.tool_choice
-    tools = [clean_tool(tool) for tool in request.tools]
-    knows_tools = prompts.abilities.tools
-    shown = tools if knows_tools else ()
-    if choice == "none":
-        return None, shown, messages
-    if constraint is not None:
-        raise UnsupportedParameter("Tools cannot be had together with a constraint on the answer.", param="tools")
-    name = choice["function"]["name"] if isinstance(choice, dict) else None
-    if name is None and choice != "required":
-        if not knows_tools or served.format.tools is None:
-            raise _no_tools(knows_tools)
-        return None, shown, messages
-    forced = ForcedTools(tools, name, bool(request.parallel_tool_calls))
-    if not knows_tools:
-        messages = introduce(messages, tools, has_system=prompts.abilities.system)
-    return forced, shown, messages
-
-
-def _no_tools(knows_tools: bool) -> UnsupportedParameter:
-    lack = "it is not known how this model writes calls" if knows_tools else "this model's template knows no tools"
-    remedy = "so it may only be made to call one; send a tool_choice of 'required' or with a name"
-    return UnsupportedParameter(f"'tools' cannot be honoured: {lack}, {remedy}.", param="tools")
-
-
-def _make_reader(
-    request: ChatRequest, served: Served, prompt: ChatPrompt, forced: ForcedTools | None, *, may_call: bool
-) -> MakeReader:
-    tools = {}
-    if may_call:
-        tools = {tool["function"]["name"]: tool_parameters(tool["function"]) for tool in request.tools or ()}
-    context = ParserContext(tools=tools, prompt=prompt.text[-_TAIL:])
-    chosen = served.format
-
-    def make() -> OutputParser:
-        if chosen.reasoning is None and not may_call:
-            assert forced is not None
-            return ForcedParser(context, forced)
-        first = make_parser(chosen, context)
-        return first if forced is None else ParserChain(context, first, ForcedParser(context, forced))
-
-    return make
-
-
-# Reasoning
-
-
-def _close_reasoning(
-    prompt: ChatPrompt, served: Served, prompts: ChatPrompts, variables: Mapping[str, Any]
-) -> ChatPrompt:
-    """Close the reasoning before a constraint, which holds from the first token on."""
-    if served.reasoning_marks is None:
-        return prompt
-    opens, closes = served.reasoning_marks
-    tail = prompt.text[-_TAIL:]
-    is_open = is_opened(tail, opens, closes)
-    if not is_open and (tail.rstrip().endswith(closes) or not prompts.thinks(variables)):
-        return prompt
-    endings = (f"\n{closes}\n\n" if is_open else f"{opens}\n\n{closes}\n\n", closes)
-    ending = next((one for one in endings if _answers_after(served, prompt.text + one)), endings[0])
-    return replace(prompt, text=prompt.text + ending)
-
-
-def _answers_after(served: Served, prompt: str) -> bool:
-    """Tell whether what follows a prompt would be read as the answer."""
-    parser = make_parser(served.format, ParserContext(prompt=prompt[-_TAIL:]))
-    pieces = [*parser.feed("{}"), *parser.finish()]
-    return all(type(piece) is Content for piece in pieces)
 
 
 # What vLLM does by itself

@@ -24,6 +24,7 @@ READY_PATH = "/_worker/ready"
 _MOST_ALTERNATIVES = 21
 """Log probabilities of tokens: the 20 that a request may ask for, and the one that was chosen."""
 _MOST_LORAS = 8
+_BITSANDBYTES = "bitsandbytes"
 _TYPICAL = "modelrack_llm_vllm.typical:TypicalP"
 _GUIDANCE = '{"backend":"guidance"}'
 _QUIET = {
@@ -43,6 +44,8 @@ def build_command(plan: LoadPlan, socket: str) -> Command:
     """
     options = dict(plan.options)
     extra = {name: options.pop(name) for name in list(options) if name not in VllmOptions.model_fields}
+    if options["quantization"] == _BITSANDBYTES and not plan.accelerators:
+        raise BadRequest("vLLM runs 'bitsandbytes' on CUDA and ROCm only.", param="quantization")
     template = _template(options, plan)
     source = template or folder_template(Path(plan.files.path))
     readers = choose_readers(plan, source)

@@ -29,10 +29,11 @@ from modelrack.worker.validation import make_check, make_parser
 from .chats import ask_chat, chat_prompt
 from .faults import is_overflow, read_fault, rendered
 from .requests import Ask, completion_body, structured
-from .rewrite import Rewriter, make_rewriter, usage_of
+from .rewrite import Rewriter, make_rewriter
 from .served import UNSUPPORTED, UNSUPPORTED_DRAFTING, Served, Tokens
 from .settings import VARIABLE, Settings
 from .templates import folder_template
+from .trailers import TRAILERS, add_trailers
 
 __all__ = ["PublicApi"]
 
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 _READY = "/_worker/ready"
 _SLEEP = ("/sleep", "/wake_up", "/is_sleeping")
 _MOST_ID = 128
+_USAGE = b"x-modelrack-usage"
 
 
 class _Left(Exception):
@@ -67,6 +69,7 @@ class PublicApi:
         self._app = app
         self._settings = Settings.load(os.environ[VARIABLE])
         self._served: Served | None = None
+        add_trailers()
         self._vetting = Vetting()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="vetting")
         self._count = 0
@@ -277,6 +280,7 @@ class _Exchange:
         ]
         inner = {**self.scope, "method": method, "path": path, "raw_path": path.encode(), "headers": headers}
         inner["query_string"] = b""
+        inner["state"] = dict(self.scope.get("state", {}))
         given = False
 
         async def receive() -> Message:
@@ -306,18 +310,24 @@ class _Exchange:
     async def forward(self, ask: Ask, rewriter: Rewriter, *, streams: bool) -> ModelrackError | None:
         """Ask vLLM, and pass its answer on; return the error that it answers with, if it does."""
         scope, receive = self._inner("POST", ask.path, orjson.dumps(ask.body))
-        answer = _Streamed(self._send, rewriter) if streams else _Whole(self._send, rewriter)
+        kind = _Streamed if streams else _Whole
+        answer = kind(self._send, rewriter, scope["state"])
         await self._app(scope, receive, answer)
         self._is_started = answer.is_started
         return answer.error
 
 
 class _Answer:
-    """Takes vLLM's answer: good ones are passed on, others kept."""
+    """Takes vLLM's answer: good ones are passed on, others kept.
 
-    def __init__(self, send: Send, rewriter: Rewriter) -> None:
+    Args:
+        state: of the request, where vLLM tells what the answer took.
+    """
+
+    def __init__(self, send: Send, rewriter: Rewriter, state: Mapping[str, Any]) -> None:
         self._send = send
         self._rewriter = rewriter
+        self._state = state
         self._start: Message = {}
         self._parts: list[bytes] = []
         self.is_started = False
@@ -340,6 +350,11 @@ class _Answer:
         """Take a piece of a good answer."""
         raise NotImplementedError
 
+    def usage(self) -> bytes | None:
+        """Return the counts of tokens as modelrack's workers tell them; None while vLLM has not told them."""
+        usage = getattr(self._state.get("request_metadata"), "final_usage_info", None)
+        return None if usage is None else b"%d,%d" % (usage.prompt_tokens, usage.completion_tokens or 0)
+
 
 class _Whole(_Answer):
     """An answer in one piece."""
@@ -351,9 +366,9 @@ class _Whole(_Answer):
             return
         whole = self._rewriter.whole(b"".join(self._parts))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(whole)).encode())]
-        usage = usage_of(whole)
+        usage = self.usage()
         if usage is not None:
-            headers.append((b"x-modelrack-usage", usage))
+            headers.append((_USAGE, usage))
         self.is_started = True
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": whole})
@@ -366,9 +381,14 @@ class _Streamed(_Answer):
         """Pass each piece on as it comes."""
         if not self.is_started:
             self.is_started = True
-            await self._send(self._start)
+            await self._send({**self._start, "headers": [*self._start["headers"], (b"trailer", _USAGE)]})
         events = self._rewriter.events(body) if body else b""
-        if is_last:
-            events += self._rewriter.rest()
-        if events or is_last:
-            await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
+        if not is_last:
+            if events:
+                await self._send({"type": "http.response.body", "body": events, "more_body": True})
+            return
+        last: Message = {"type": "http.response.body", "body": events + self._rewriter.rest()}
+        usage = self.usage()
+        if usage is not None:
+            last[TRAILERS] = b"%b: %b\r\n" % (_USAGE, usage)
+        await self._send(last)

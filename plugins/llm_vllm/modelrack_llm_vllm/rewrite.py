@@ -4,29 +4,20 @@ An answer to a chat is read by a format of modelrack where the model writes tool
 are put into the promised order and number. Everything else is passed on byte by byte.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-from uuid import uuid4
 
 import orjson
 
-from modelrack.llm.formats.base import CallArguments, CallStart, Content, OutputParser, Piece, Reasoning
+from modelrack.llm.chat_answers import ParsedChoice
 
 from .faults import explain
 from .requests import Ask
 
-__all__ = ["Rewriter", "make_rewriter", "usage_of"]
+__all__ = ["Rewriter", "make_rewriter"]
 
 _DATA, _END = b"data: ", b"\n\n"
 _FAULT = b'data: {"error"'
-_USAGE = re.compile(rb'"usage":\{"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":(\d+)')
-
-
-def usage_of(body: bytes) -> bytes | None:
-    """Return the counts of an answer's tokens as modelrack's workers tell them; None if it has none."""
-    found = _USAGE.search(body, max(0, body.rfind(b'"usage":')))
-    return b"%b,%b" % found.groups() if found else None
 
 
 class Rewriter:
@@ -139,17 +130,15 @@ class ChatRewriter(_Decoding):
         super().__init__(model, ask.logprobs)
         self._make_reader = ask.reader
         self._one_call = one_call
-        self._readers: dict[int, OutputParser] = {}
-        self._calls: dict[int, set[int]] = {}
+        self._readers: dict[int, ParsedChoice] = {}
+        self._callers: set[int] = set()
 
     def choice(self, choice: dict[str, Any]) -> dict[str, Any]:
         """Read the message of a whole answer."""
         self._order(choice)
         message: dict[str, Any] = choice["message"]
         if self._make_reader is not None:
-            reader = self._make_reader()
-            pieces = [*reader.feed(message.get("content") or ""), *reader.finish()]
-            delta = {**_reasoning(message), **self._delta(choice["index"], pieces)}
+            delta = {**_reasoning(message), **self._reader().delta(message.get("content") or "", is_last=True)}
             message = {"role": "assistant", "content": "", **delta}
         else:
             message = _renamed(message)
@@ -171,18 +160,16 @@ class ChatRewriter(_Decoding):
         if self._make_reader is not None and not is_opening:
             reader = self._readers.get(index)
             if reader is None:
-                reader = self._readers[index] = self._make_reader()
-            pieces = [*reader.feed(delta.get("content") or "")]
-            if finish is not None:
-                pieces += reader.finish()
-            delta = {**_reasoning(delta), **self._delta(index, pieces)}
-        elif delta.get("tool_calls"):
-            self._calls.setdefault(index, set()).update(call["index"] for call in delta["tool_calls"])
+                reader = self._readers[index] = self._reader()
+            read = reader.delta(delta.get("content") or "", is_last=finish is not None)
+            delta = {**_reasoning(delta), **read}
+        if delta.get("tool_calls"):
+            self._callers.add(index)
         if not delta and finish is None and not choice.get("logprobs"):
             return None
         delta["content"] = delta.get("content") or ""
         choice["delta"] = delta
-        choice["finish_reason"] = _finish(finish, has_calls=bool(self._calls.get(index)))
+        choice["finish_reason"] = _finish(finish, has_calls=index in self._callers)
         return choice
 
     def _order(self, choice: dict[str, Any]) -> None:
@@ -199,31 +186,8 @@ class ChatRewriter(_Decoding):
         if not entries and "delta" in choice:
             choice["logprobs"] = None
 
-    def _delta(self, index: int, pieces: Iterable[Piece]) -> dict[str, Any]:
-        """Return what pieces add to a message."""
-        delta: dict[str, Any] = {}
-        calls: dict[int, dict[str, Any]] = {}
-        for piece in self._allowed(pieces):
-            if type(piece) is Content:
-                delta["content"] = delta.get("content", "") + piece.text
-            elif type(piece) is Reasoning:
-                delta["reasoning_content"] = delta.get("reasoning_content", "") + piece.text
-            elif type(piece) is CallStart:
-                self._calls.setdefault(index, set()).add(piece.index)
-                function = {"name": piece.name, "arguments": ""}
-                call_id = f"call_{uuid4().hex[:24]}"
-                calls[piece.index] = {"index": piece.index, "id": call_id, "type": "function", "function": function}
-            elif type(piece) is CallArguments:
-                call = calls.setdefault(piece.index, {"index": piece.index, "function": {"arguments": ""}})
-                call["function"]["arguments"] += piece.text
-        if calls:
-            delta["tool_calls"] = list(calls.values())
-        return delta
-
-    def _allowed(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        for piece in pieces:
-            if not (self._one_call and isinstance(piece, (CallStart, CallArguments)) and piece.index):
-                yield piece
+    def _reader(self) -> ParsedChoice:
+        return ParsedChoice(self._make_reader(), self._one_call)
 
 
 def _renamed(message: Mapping[str, Any]) -> dict[str, Any]:

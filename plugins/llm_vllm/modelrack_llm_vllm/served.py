@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from modelrack.hooks import Family
+from modelrack.llm.chat_rules import ChatRules
 from modelrack.llm.contract import ModelTraits
 from modelrack.llm.errors import Refusals
 from modelrack.llm.formats.choice import Chosen, choose
@@ -90,11 +91,11 @@ class Served:
         if settings.own_reasoning:
             self.format = replace(self.format, reasoning=None, tags=None)
         self.prompts: ChatPrompts | None = None
+        self.rules: ChatRules | None = None
         if template is not None and not settings.own_prompts:
             source = ChatTemplate(template, tokens.traits.template_variables)
             can_think = self.format.reasoning is not None
             self.prompts = ChatPrompts(tokens, source, self.refuse, can_think=can_think)
-        marks = self.format.reasoning_marks()
-        self.reasoning_marks = marks if len(marks) == 2 else None
+            self.rules = ChatRules(self.prompts, self.format)
         special = set(getattr(tokens.tokenizer, "all_special_tokens", ()))
         self.has_special_marks = any(mark in special for mark in self.format.marks)

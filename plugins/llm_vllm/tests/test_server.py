@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 _LAUNCH_S = 300
 _SMALL = {"enforce_eager": True, "dtype": "float32", "kv_cache_gb": 0.25, "max_num_seqs": 4, "max_model_len": 1536}
 _CHAT = {"messages": [{"role": "user", "content": "one two three"}], "max_tokens": 4, "temperature": 0}
+_TELL = {"stream_options": {"include_usage": True}}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,15 @@ def test_counts_come_to_the_metrics(http: httpx.Client) -> None:
 
     before = counted()
     usage = _chat(http).json()["usage"]
-    assert counted() - before >= usage["total_tokens"]
+    assert counted() - before == usage["total_tokens"]
+    for fields, choices in (({}, 1), ({"n": 2, "temperature": 1}, 2), ({"logprobs": True}, 1), (_TELL, 1)):
+        before = counted()
+        stream = _chat(http, stream=True, **fields)
+        assert stream.status_code == 200 and "x-modelrack-usage" not in stream.headers
+        events = [json.loads(one.removeprefix("data: ")) for one in stream.text.split("\n\n")[:-2]]
+        assert any(event.get("usage") for event in events) == (fields is _TELL)
+        wait_until(lambda start=before: counted() > start)  # type: ignore[misc]
+        assert usage["prompt_tokens"] < counted() - before <= usage["prompt_tokens"] + 4 * choices
 
 
 def test_what_vllm_would_leave_out_is_refused(http: httpx.Client) -> None:
