@@ -85,7 +85,8 @@ async def test_a_distribution_that_is_there_twice(environments: Environments, bu
     copy = info(built).with_name("zapple-9.dist-info")
     copy.mkdir()
     (copy / "METADATA").write_bytes((info(built) / "METADATA").read_bytes())
-    assert await environments.check(built.name) == ["apple is there twice"]
+    unlisted = (copy / "METADATA").relative_to(built.folder)
+    assert await environments.check(built.name) == ["apple is there twice", f"no distribution lists {unlisted}"]
 
 
 async def test_a_lock_that_is_no_text(environments: Environments, built: Built) -> None:
