@@ -69,6 +69,7 @@ async def test_only_files_of_the_environment_are_read(environments: Environments
     assert await environments.check(built.name, full=True) == [
         "apple: 3 files are outside of the environment: /dev/zero, ../../../../../file, away/file",
         "apple: 2 files are not regular: apple/pipe, apple/link",
+        f"no distribution lists {(packages / 'away').relative_to(built.folder)}",
     ]
 
 
