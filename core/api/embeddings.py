@@ -14,15 +14,17 @@ MAX_INPUTS = 2048
 
 Input: TypeAlias = str | list[int]
 
+_SHAPES = "a string, a list of strings, a list of token ids, or a list of such lists"
+
 
 def _check_input(value: Any) -> Any:
     """Take the four shapes of `input` by hand: pydantic's errors for unions of long lists are long as well."""
     if value == "":
         raise ValueError("must not be empty")
-    if isinstance(value, str) or value is None:
+    if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise ValueError("must be a string, a list of strings, a list of token ids, or a list of such lists")
+        raise ValueError(f"must be {_SHAPES}")
     if not value:
         raise ValueError("must not be empty")
     if _is_ids(value):
@@ -32,10 +34,7 @@ def _check_input(value: Any) -> Any:
     kind = type(value[0])
     for index, item in enumerate(value):
         if type(item) is not kind or not (kind is str or (kind is list and _is_ids(item))):
-            raise ValueError(
-                "must be a string, a list of strings, a list of token ids, or a list of such lists "
-                f"(item {index} does not fit)"
-            )
+            raise ValueError(f"must be {_SHAPES} (item {index} does not fit)")
         if not item:
             raise ValueError(f"must have no empty item, but item {index} is empty")
     return value

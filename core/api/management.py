@@ -21,6 +21,7 @@ __all__ = [
     "RegistrationRequest",
     "RemainingReplicas",
     "ReplicaItem",
+    "RequestProgress",
     "ResultAnswer",
     "StatusAnswer",
     "VersionAnswer",
@@ -230,3 +231,12 @@ class AbortAnswer(_Answer):
     """What became of the wish to abort a request."""
 
     msg: Literal["DONE", "NOT_FOUND", "NO_OP"]
+
+
+class RequestProgress(_Answer):
+    """How far a request is."""
+
+    progress: float = Field(ge=0, le=1)
+    status: Literal["running", "finished", "failed", "cancelled"]
+    model: str
+    request_id: str

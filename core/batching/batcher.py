@@ -7,12 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
-from math import ceil
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..errors import EngineError, ModelrackError, NotReady, TooManyRequests
 from .contract import BatchLimits, BatchModel, Done
+from .pace import Pace
 from .preparing import Piece, Request, prepare_apart
 from .queue import FairQueue, Item
 from .running import run_apart
@@ -29,10 +29,6 @@ _PIECE_TOKENS = 16_384
 """What is prepared at once: as much as takes a few milliseconds, because what comes meanwhile waits for it."""
 _SMALL_TOKENS = 2048
 """What is prepared before the next batch rather than beside it, so that it can be in it."""
-_MEMORY = 0.9
-"""Share that the past keeps in the measured speed, with each batch."""
-_MOST_RETRY_S = 60
-
 
 _End = tuple[Request, ModelrackError | None]
 """A request that is over, with its error if it has one."""
@@ -74,9 +70,7 @@ class Batcher(Generic[Work, Result]):
         self._running: set[Request] = set()
         self._interrupt: Callable[[], None] | None = getattr(model, "interrupt", None)
         self._shut_with: ModelrackError | None = None
-        self._batch_tokens = self._limits.batch_tokens
-        self._run_tokens = 0.0
-        self._run_s = 0.0
+        self._pace = Pace(self._limits)
         self._threads = [
             threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
             for name, loop in (("batch-run", self._run_all), ("batch-prepare", self._prepare_all))
@@ -125,7 +119,10 @@ class Batcher(Generic[Work, Result]):
             raise TooManyRequests(
                 f"{self._waiting_items} items are waiting already; this model's queue takes {limits.queue_items}, or "
                 f"about {limits.queue_tokens} tokens.",
-                headers={"Retry-After": str(self._retry_s(tokens - limits.queue_tokens))},
+                # Half of the queue, at least: with less, all who were refused would be refused again.
+                headers={
+                    "Retry-After": str(self._pace.retry_s(max(tokens - limits.queue_tokens, self._waiting_tokens / 2)))
+                },
             )
         self._waiting.add(request)
         self._waiting_items, self._waiting_tokens = items, tokens
@@ -136,13 +133,6 @@ class Batcher(Generic[Work, Result]):
             self._can_run.notify()
         else:
             self._can_prepare.notify()
-
-    def _retry_s(self, excess_tokens: int) -> int:
-        """Return the seconds after which there should be room."""
-        if not self._run_tokens:
-            return 1
-        wait_s = max(excess_tokens, self._waiting_tokens / 2) * self._run_s / self._run_tokens
-        return min(max(1, ceil(wait_s)), _MOST_RETRY_S)
 
     def _forget(self, request: Request) -> None:
         """Take a request out of everything, unless it is out already."""
@@ -251,11 +241,7 @@ class Batcher(Generic[Work, Result]):
             if pieces:
                 self._prepare(pieces)
             with self._lock:
-                limits = self._limits
-                batch = self._queue.take(self._batch_tokens, limits.batch_items, limits.padding_tokens)
-                self._running = {item.flow for item in batch}
-                if self._unprepared and not self._is_preparing:
-                    self._can_prepare.notify()
+                batch = self._take_batch()
             if batch:
                 self._run(batch)
 
@@ -263,21 +249,39 @@ class Batcher(Generic[Work, Result]):
         """Wait until there is something to prepare or to run; False at the end."""
         with self._lock:
             while not (self._shut_with or self._queue or (self._unprepared and not self._is_preparing)):
-                self._is_idle = True
-                self._can_run.wait()
-                self._is_idle = False
+                self._wait_idly()
             return self._shut_with is None
+
+    def _take_batch(self) -> list[Item[Request]]:
+        """Take the next batch, with the lock held; none if there is something else to do before it."""
+        first, shortest = self._queue.first(), self._queue.shortest()
+        if first is None or shortest is None:
+            return []
+        pace, limits = self._pace, self._limits
+        hold_s = pace.hold_until(shortest.prepared.tokens, shortest.flow.since, len(self._waiting)) - perf_counter()
+        if hold_s > 0 and not self._is_preparing:
+            if not self._unprepared:
+                self._wait_idly(hold_s)
+            return []
+        batch = self._queue.take(pace.most_tokens(first.prepared.tokens), limits.batch_items, limits.padding_tokens)
+        self._running = {item.flow for item in batch}
+        if self._unprepared and not self._is_preparing:
+            self._can_prepare.notify()
+        return batch
+
+    def _wait_idly(self, limit_s: float | None = None) -> None:
+        self._is_idle = True
+        self._can_run.wait(limit_s)
+        self._is_idle = False
 
     def _run(self, batch: list[Item[Request]]) -> None:
         tokens = sum(item.prepared.tokens for item in batch)
         begun = perf_counter()
         found = run_apart(self._model.run, batch, self._lower)
-        took_s = perf_counter() - begun
+        end = perf_counter()
         with self._lock:
             self._running = set()
-            self._run_tokens = self._run_tokens * _MEMORY + tokens
-            self._run_s = self._run_s * _MEMORY + took_s
-        self._batch_tokens = min(self._batch_tokens + self._batch_tokens // 64 + 1, self._limits.batch_tokens)
+            self._pace.note(tokens, batch[-1].prepared.tokens, end - begun, end)
         ends: list[_End] = []
         for item, result in found:
             request = item.flow
@@ -291,10 +295,10 @@ class Batcher(Generic[Work, Result]):
         self._end(ends)
 
     def _lower(self, batch: Sequence[Item[Any]]) -> None:
-        """Make batches smaller after one for which memory did not suffice; they grow again with time."""
         tokens = len(batch) * batch[-1].prepared.tokens
-        self._batch_tokens = max(1, min(self._batch_tokens, tokens // 2))
         log.warning("memory does not suffice for a batch of %d tokens", tokens)
+        with self._lock:
+            self._pace.lower(tokens)
 
 
 def _tell(ends: Sequence[_End]) -> None:

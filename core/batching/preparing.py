@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from ..errors import ModelrackError
@@ -25,12 +26,14 @@ class Request(Flow):
     Args:
         weight: about how many tokens it has.
         prepared: how many of the works are, or are about to be.
+        since: when it came.
     """
 
     works: Sequence[Any]
     weight: int
     future: asyncio.Future[Any]
     prepared: int = 0
+    since: float = field(default_factory=perf_counter)
     left: int = field(init=False)
     done: list[Done[Any] | None] = field(init=False)
 

@@ -32,7 +32,7 @@ class Flow:
 
     is_over: bool = False
     queued: int = 0
-    tag: int = 0
+    tag: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +44,7 @@ class Item(Generic[FlowT]):
     prepared: Prepared[Any]
 
 
-_Entry = tuple[int, int, Item[FlowT]]
+_Entry = tuple[float, int, Item[FlowT]]
 
 
 @dataclass(slots=True)
@@ -78,15 +78,16 @@ class FairQueue(Generic[FlowT]):
 
     Each request has an equal share of the tokens that are run, as if all were served at once: an item is due when its
     request would have had so many. What is due first begins a batch, and others of like length are taken along. So a
-    long item waits until the others had about as many tokens each, and the 2,000th item of a request until others had
-    2,000. Not for threads.
+    long item waits until the others have had about as many tokens each, and the 2,000th item of a request until others
+    have had 2,000. Not for threads.
 
-    Source: the order is that of self-clocked fair queueing (Golestani 1994), with tokens for bits.
+    Source: the order is that of weighted fair queueing (Demers, Keshav and Shenker 1989), with tokens for bits.
     """
 
     def __init__(self) -> None:
         self._heaps: dict[tuple[Any, int], list[_Entry[FlowT]]] = {}
-        self._clock = 0
+        self._clock = 0.0
+        self._flows = 0
         self._serial = 0
         self._ownerless = 0
         self._size = 0
@@ -99,6 +100,7 @@ class FairQueue(Generic[FlowT]):
         """Add items of a request, behind those it has here."""
         if flow.is_over:
             return
+        self._flows += bool(items) and flow.queued == 0
         for item in items:
             tokens = item.prepared.tokens
             flow.tag = max(flow.tag, self._clock) + tokens
@@ -116,6 +118,7 @@ class FairQueue(Generic[FlowT]):
         if flow.is_over:
             return
         flow.is_over = True
+        self._flows -= flow.queued > 0
         self._size -= flow.queued
         self._ownerless += flow.queued
         flow.queued = 0
@@ -127,6 +130,16 @@ class FairQueue(Generic[FlowT]):
         """Return the requests that have items here; each at least once."""
         return (item.flow for heap in self._heaps.values() for _, _, item in heap if not item.flow.is_over)
 
+    def first(self) -> Item[FlowT] | None:
+        """Return the item that the next batch begins with."""
+        key = self._find_first()
+        return None if key is None else self._heaps[key][0][2]
+
+    def shortest(self) -> Item[FlowT] | None:
+        """Return one of the shortest items, by its class."""
+        wanted = [key for key in list(self._heaps) if self._wanted(key)]
+        return self._heaps[min(wanted, key=lambda key: key[1])][0][2] if wanted else None
+
     def take(self, most_tokens: int, most_items: int, most_padding: int) -> list[Item[FlowT]]:
         """Take the items that are next, sorted by length; none if there are none.
 
@@ -137,15 +150,16 @@ class FairQueue(Generic[FlowT]):
         first = self._find_first()
         if first is None:
             return []
-        self._clock = self._heaps[first][0][0]
         batch: _Batch[FlowT] = _Batch(most_tokens, most_items, most_padding)
         group, size = first
         near = sorted((abs(key[1] - size), key) for key in self._heaps if key[0] == group)
         for _, key in near:
             self._fill(batch, key)
+        self._clock += batch.tokens / self._flows
         self._size -= len(batch.items)
         for item in batch.items:
             item.flow.queued -= 1
+            self._flows -= item.flow.queued == 0
         batch.items.sort(key=lambda item: item.prepared.tokens)
         return batch.items
 

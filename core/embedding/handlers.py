@@ -85,6 +85,8 @@ class EmbedHandler:
         own, shorter = self._traits.dimensions, self._traits.shorter_dimensions
         if dimensions is None or dimensions == own:
             return
+        if not own:
+            raise BadRequest("'dimensions': this model makes no dense embeddings.", param="dimensions")
         if shorter is None and dimensions < own:
             return
         if not shorter or dimensions not in shorter:

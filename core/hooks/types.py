@@ -268,7 +268,8 @@ class PythonWorker:
     """A worker written in Python, hosted by `modelrack.worker`.
 
     Args:
-        loader: dotted path `package.module:Class` of a `modelrack.worker.Loader`; imported in the worker's process.
+        loader: dotted path `package.module:Class` of a `modelrack.worker.Loader`, or of a function that makes one of a
+            plan; imported in the worker's process.
     """
 
     loader: str

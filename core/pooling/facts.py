@@ -41,13 +41,12 @@ class PooledFacts:
 
 
 def refuse_embedding(candidate: Candidate) -> str | None:
-    """Return why a GGUF file cannot embed, or None if it may; before a download nothing is known."""
-    pooling, is_causal = _stated(candidate.metadata)
-    if pooling == "rank":
-        return "this file gives scores; it ranks (model type 'rerank')"
-    if candidate.metadata and is_causal and pooling is None and not candidate.family.facts.get("pooling"):
-        return "this file is a language model's: it does not say how its tokens become one embedding (pooling_type)"
-    return None
+    """Return why a GGUF file cannot embed, or None if it may; before a download nothing is known.
+
+    One that does not say how it pools is refused when it is launched: the launch may say it.
+    """
+    pooling, _ = _stated(candidate.metadata)
+    return "this file gives scores; it ranks (model type 'rerank')" if pooling == "rank" else None
 
 
 def refuse_ranking(candidate: Candidate) -> str | None:
@@ -74,10 +73,16 @@ def read_facts(plan: LoadPlan, metadata: GgufMetadata) -> PooledFacts:
         is_causal=is_causal,
         is_whole=not (is_causal and pooling in _SPLIT),
         dimensions=metadata.number("embedding_length_out") or metadata.number("embedding_length") or 0,
-        trained_tokens=metadata.context_length or plan.family.facts.get("max_tokens") or _FALLBACK_TOKENS,
+        trained_tokens=_trained_tokens(plan, metadata),
         gives_probability=pooling == "rank" and metadata.architecture in _PROBABILITY_HEADS,
         template=metadata.text("tokenizer.chat_template.rerank"),
     )
+
+
+def _trained_tokens(plan: LoadPlan, metadata: GgufMetadata) -> int:
+    """Return what the file and the family agree on: files of decoders tell how long a text could be at most."""
+    stated = (metadata.context_length, plan.family.facts.get("max_tokens"))
+    return min((length for length in stated if length), default=_FALLBACK_TOKENS)
 
 
 def _stated(keys: Mapping[str, Any]) -> tuple[str | None, bool]:

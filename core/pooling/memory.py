@@ -114,7 +114,8 @@ def _buffer_bytes(metadata: GgufMetadata, facts: PooledFacts, n_batch: int, cell
     seen = cells if facts.is_causal else n_batch
     vocabulary = metadata.vocabulary_size or 0
     activations = 4 * n_batch * (6 * width + 2 * hidden)
-    masks = n_batch * seen * (8 * heads if no_flash else 6)
+    # Without flash attention there is a number for each head, token and token that it sees.
+    masks = n_batch * seen * (4 * heads + 4 if no_flash else 3)
     outputs = 4 * n_batch * (vocabulary * (2 if facts.is_causal else 1) + width)
     return activations + masks + outputs
 

@@ -21,6 +21,8 @@ __all__ = [
     "bert_weights",
     "convert_bert",
     "read_safetensors",
+    "read_vocabulary",
+    "unigram_vocabulary",
     "wordpiece_vocabulary",
     "write_bert_model",
     "write_decoder_model",
@@ -91,6 +93,12 @@ def wordpiece_vocabulary() -> list[str]:
     return [*SPECIAL, *pieces, *(f"##{character}" for character in _CHARACTERS)]
 
 
+def unigram_vocabulary() -> list[str]:
+    """Return tokens as XLM-RoBERTa has them: special ones, characters, words with the mark that they begin with."""
+    words = [f"\u2581{word}" for word in (*_CHARACTERS, *(word for word in _WORDS if len(word) > 1))]
+    return ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *_CHARACTERS, *_PUNCTUATION, *words]
+
+
 def write_bert_model(
     path: Path,
     shape: BertShape = BERT,
@@ -99,6 +107,7 @@ def write_bert_model(
     pooling: Pooling | None = "mean",
     head: bool | None = None,
     labels: int = 1,
+    vocabulary: Literal["wordpiece", "unigram"] = "wordpiece",
 ) -> Path:
     """Write a BERT model with random weights to `path`, and return it.
 
@@ -107,8 +116,9 @@ def write_bert_model(
         pooling: what the file says of it; None: nothing.
         head: it has what gives a score; default: if the pooling is `rank`.
         labels: scores that it gives.
+        vocabulary: as BERT has it, or as XLM-RoBERTa.
     """
-    tokens = wordpiece_vocabulary()
+    tokens = {"wordpiece": wordpiece_vocabulary, "unigram": unigram_vocabulary}[vocabulary]()
     with_head = pooling == "rank" if head is None else head
     weights = bert_weights(shape, seed, len(tokens), head=with_head, labels=labels)
     _write_bert(path, shape, tokens, weights, pooling)
@@ -179,7 +189,7 @@ def convert_bert(folder: Path, path: Path, *, file_type: str = "f32", pooling: P
     )
     if pooling is None:
         pooling = "rank" if "classifier.weight" in weights else _pooling_of(folder)
-    _write_bert(path, shape, _tokens_of(folder), weights, pooling, epsilon=config.get("layer_norm_eps", 1e-12))
+    _write_bert(path, shape, read_vocabulary(folder), weights, pooling, epsilon=config.get("layer_norm_eps", 1e-12))
     return path
 
 
@@ -294,17 +304,39 @@ def _write_bert(
     writer.add_head_count(shape.heads)
     writer.add_layer_norm_eps(epsilon)
     writer.add_causal_attention(False)
-    _write_wordpieces(writer, tokens, len(weights["embeddings.token_type_embeddings.weight"]))
+    write_vocabulary = _write_unigrams if tokens[0] == "<s>" else _write_wordpieces
+    writer.add_token_type_count(len(weights["embeddings.token_type_embeddings.weight"]))
+    write_vocabulary(writer, tokens)
     if "classifier.weight" in weights:
         writer.add_classifier_output_labels([f"LABEL_{n}" for n in range(len(weights["classifier.weight"]))])
     named = ((_gguf_name(name), array) for name, array in weights.items())
     _add_tensors(writer, shape.file_type, ((name, array) for name, array in named if name))
 
 
-def _write_wordpieces(writer: Any, tokens: list[str], segments: int) -> None:
+def _write_unigrams(writer: Any, tokens: list[str]) -> None:
+    begin, pad, end, unknown = (tokens.index(token) for token in ("<s>", "<pad>", "</s>", "<unk>"))
+    kinds = [_CONTROL if number in (begin, pad, end) else _NORMAL for number in range(len(tokens))]
+    kinds[unknown] = _UNKNOWN
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([float(len(token)) - 20 for token in tokens])
+    writer.add_token_types(kinds)
+    writer.add_add_space_prefix(True)
+    writer.add_remove_extra_whitespaces(True)
+    writer.add_bos_token_id(begin)
+    writer.add_eos_token_id(end)
+    writer.add_sep_token_id(end)
+    writer.add_unk_token_id(unknown)
+    writer.add_pad_token_id(pad)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(True)
+    writer.add_add_sep_token(True)
+
+
+def _write_wordpieces(writer: Any, tokens: list[str]) -> None:
     kinds = [_CONTROL if token in SPECIAL else _NORMAL for token in tokens]
     kinds[tokens.index("[UNK]")] = _UNKNOWN
-    writer.add_token_type_count(segments)
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([_spaced(token) for token in tokens])
@@ -386,7 +418,8 @@ def _pooling_of(folder: Path) -> Pooling:
     return next(pooling for flag, pooling in flags.items() if config.get(f"pooling_mode_{flag}"))
 
 
-def _tokens_of(folder: Path) -> list[str]:
+def read_vocabulary(folder: Path) -> list[str]:
+    """Return the tokens of a folder with a BERT model, in the order of their ids."""
     text = folder / "vocab.txt"
     if text.is_file():
         return text.read_text(encoding="utf-8").splitlines()

@@ -1,11 +1,15 @@
 """BERT computed with numpy alone: what engines are compared with."""
 
+import json
 import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from .gguf_bert import read_safetensors, read_vocabulary
 
 __all__ = ["NumpyBert"]
 
@@ -28,6 +32,14 @@ class NumpyBert:
     tokens: Sequence[str]
     heads: int
     gelu: str = "tanh"
+
+    @classmethod
+    def read(cls, folder: Path) -> "NumpyBert":
+        """Return the model in a folder, as Transformers or sentence-transformers save it."""
+        arrays = read_safetensors(folder / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text())
+        weights = {name.removeprefix("bert."): array for name, array in arrays.items()}
+        return cls(weights, read_vocabulary(folder), config["num_attention_heads"], gelu="erf")
 
     def encode(self, *texts: str) -> list[int]:
         """Return the token ids of a text, or of a pair, with the special ones."""

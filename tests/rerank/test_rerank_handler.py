@@ -100,7 +100,8 @@ DOCUMENTS = ["red fish", "blue whale", "the blue whale sings", "blue"]
 
 async def ask(handler: RerankHandler, call: Call | None = None, **fields: Any) -> Any:
     body = {"model": "words", "query": "the blue whale", "documents": DOCUMENTS, **fields}
-    answer = orjson.loads(await handler(RerankRequest.model_validate(body), call or Call()))
+    made: Any = call or Call()
+    answer = orjson.loads(await handler(RerankRequest.model_validate(body), made))
     RerankResponse.model_validate(answer)
     return answer
 

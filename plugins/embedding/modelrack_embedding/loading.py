@@ -1,5 +1,8 @@
 """Loads a model's folder with the class of sentence-transformers that it was made for."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,10 @@ __all__ = ["KINDS", "Loaded", "load"]
 LIBRARY = "sentence-transformers"
 KINDS = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "MultiVectorEncoder": "multi_vector"}
 """What a model's class makes, by the name that sentence-transformers writes into the model's settings."""
+
+
+_UNUSED = re.compile(r"(^|\.)pooler\.")
+"""Weights that many models are published without: embeddings are made of the tokens' states, not of this layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +72,48 @@ def load(plan: LoadPlan, report: Report) -> Loaded:
     def taken() -> int:
         return int(torch.cuda.memory_allocated(device))
 
-    with telling(report, weight_bytes, taken if device.type == "cuda" else None):
+    with telling(report, weight_bytes, taken if device.type == "cuda" else None), _noting_missing() as missing:
         model = attempt(plan, LIBRARY, lambda: getattr(library, name)(str(folder), **arguments))
+    _check_missing(folder, missing)
     model.eval()
     model.requires_grad_(False)
     if plan.options["compile"]:
         model.compile(dynamic=True)
     return Loaded(model, KINDS[name], config, device)
+
+
+@contextmanager
+def _noting_missing() -> Iterator[set[str]]:
+    """Yield a set, and put in it the names of weights that Transformers does not find in the files of a model.
+
+    It makes up random ones instead, and says so in its log alone: a model that was made for code of its own would give
+    embeddings that mean nothing.
+    """
+    from transformers import modeling_utils
+
+    found: set[str] = set()
+    original = modeling_utils.log_state_dict_report
+
+    def note(*args: Any, **kwargs: Any) -> None:
+        found.update(kwargs["loading_info"].missing_keys)
+        original(*args, **kwargs)
+
+    modeling_utils.log_state_dict_report = note
+    try:
+        yield found
+    finally:
+        modeling_utils.log_state_dict_report = original
+
+
+def _check_missing(folder: Path, missing: set[str]) -> None:
+    names = sorted(name for name in missing if not _UNUSED.search(name))
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise LaunchFailed(
+            f"The files in {folder} lack weights of the model: {', '.join(names[:3])}{more}.",
+            remedy="If it was made for Python code that comes with it and you trust that, launch it with "
+            "trust_remote_code=true; the server's operator must allow that.",
+        )
 
 
 def _library() -> Any:

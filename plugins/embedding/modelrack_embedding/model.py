@@ -59,7 +59,7 @@ class SentenceModel:
         self._outputs = outputs_of(loaded, Path(plan.files.path))
         self._keeps_prompt = all(getattr(module, "include_prompt", True) for module in loaded.model)
         self._prompt_length = lru_cache(maxsize=256)(self._measure_prompt)
-        if plan.options["warmup"] or self._outputs.dimensions is None:
+        if plan.options["warmup"] or plan.options["compile"] or self._outputs.dimensions is None:
             attempt(plan, LIBRARY, self._warm_up)
         limits = batch_limits(plan.options, on_cpu=loaded.device.type == "cpu")
         self.traits: EmbeddingTraits = describe(

@@ -17,6 +17,7 @@ from modelrack.hooks import (
     Variant,
     hookimpl,
 )
+from modelrack.settings import get_settings
 
 from .options import SentenceTransformersOptions
 
@@ -27,6 +28,8 @@ MODELRACK_API = 1
 _FILE = Path(__file__).with_name("families.jsonl")
 _REMEDY = "pip install modelrack-embedding, or let the server make an environment: --env isolated"
 
+_OWN_KINDS = {"gguf": "GGUF files are for llama.cpp", "mlx": "MLX weights are for mlx-lm"}
+
 _ENVIRONMENT = Environment(
     requirements=(
         "accelerate>=1.10",
@@ -36,9 +39,8 @@ _ENVIRONMENT = Environment(
         "sentence-transformers>=6.2,<6.3",
         "tokenizers>=0.22",
         "torch>=2.9",
-        "transformers>=5.6",
+        "transformers>=5.20,<6",
     ),
-    by_device={"cuda": ("torchvision>=0.24",)},
 )
 
 
@@ -46,7 +48,12 @@ def _accepts(candidate: Candidate, machine: Machine) -> str | None:
     """Take what sentence-transformers reads: which architectures it knows, it says itself when it loads."""
     form = candidate.variant.format
     if form != "pytorch":
-        return "GGUF files are for llama.cpp" if form == "gguf" else f"it does not load the format '{form}'"
+        return _OWN_KINDS.get(form, f"it does not load the format '{form}'")
+    if candidate.family.facts.get("needs_remote_code") and not get_settings().trust_remote_code:
+        return (
+            "the model comes with Python code of its own, which the server does not run; its operator can allow it by "
+            "MODELRACK_TRUST_REMOTE_CODE=1"
+        )
     if machine.platform == "win32":
         return "it has not been made to run on Windows"
     return None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from modelrack.testing.conformance import EmbeddingConformance, EmbeddingSubject, Model
 from modelrack.testing.st import write_embedder, write_multi_vector, write_sparse
+from modelrack_demo.heldout import load
 
 
 def embed_by_library(path: Path, texts: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -12,6 +13,12 @@ def embed_by_library(path: Path, texts: Sequence[str]) -> Sequence[Sequence[floa
 
     model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
     return [list(map(float, row)) for row in model.encode(list(texts))]
+
+
+def meanings() -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """Return the facts that demo-embedding knows, and texts that its training never saw with the fact of each."""
+    held_out = load()
+    return held_out.passages, tuple((one.text, one.passage) for one in held_out.lookups if one.verified)
 
 
 class TestSentenceTransformers(EmbeddingConformance):
@@ -28,4 +35,5 @@ class TestSentenceTransformers(EmbeddingConformance):
         },
         options={"n_threads": 1},
         reference=embed_by_library,
+        meanings={"demo-embedding": meanings()},
     )

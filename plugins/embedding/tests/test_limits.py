@@ -39,7 +39,7 @@ def test_what_is_too_long_is_named(kind: str, tmp_path: Path) -> None:
     error = found[1]
     assert isinstance(error, InputTooLong)
     assert (error.param, error.details["max_tokens"]) == ("input.1", limit)
-    assert error.details["tokens"] > limit  # type: ignore[operator]
+    assert error.details["tokens"] > limit
     assert max(tokens(model, works(["whale " * 60], truncate=True))) == limit
     ids = model.prepare(works([[5] * 33]))[0]
     assert isinstance(ids, InputTooLong) and ids.details["tokens"] == 33
@@ -50,7 +50,7 @@ def test_what_only_the_library_reads_is_not_cut_in_silence(tmp_path: Path) -> No
     for task, length in (("query", 16), ("document", 32), (None, 32)):
         (error,) = model.prepare(works(["whale " * 60], task=task))
         assert isinstance(error, InputTooLong), task
-        assert error.details["max_tokens"] == length and error.details["tokens"] >= 60  # type: ignore[operator]
+        assert error.details["max_tokens"] == length and error.details["tokens"] >= 60
         assert tokens(model, works(["whale " * 60], task=task, truncate=True)) == [length]
 
 
@@ -164,6 +164,17 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     (broken / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(LaunchFailed, match="could not load"):
         open_model(broken)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    """JinaBERT has no positions and other layers; loaded as a BERT it would give random embeddings."""
+    folder = write_embedder(tmp_path / "model")
+    _configure(folder, num_hidden_layers=3)
+    with pytest.raises(
+        LaunchFailed, match=r"lack weights of the model: encoder\.layer\.2\.\S+, .* and 13 more"
+    ) as caught:
+        open_model(folder)
+    assert "trust_remote_code" in (caught.value.remedy or "")
 
 
 def test_code_of_models_runs_only_if_the_operator_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

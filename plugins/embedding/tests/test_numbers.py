@@ -1,5 +1,6 @@
 """Embeddings are those of the library alone, for models of all kinds, whatever else is in a batch."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,8 @@ def test_further_heads_give_weights_and_vectors_of_tokens(tmp_path: Path) -> Non
     """As BGE-M3 has them; the reference is written out token by token."""
     folder = write_embedder(tmp_path / "model", kind="roberta")
     generator = np.random.default_rng(5)
-    sparse = generator.standard_normal((1, 32)).astype(np.float32), np.float32([0.1])
-    colbert = generator.standard_normal((32, 32)).astype(np.float32), np.float32([0.2] * 32)
+    sparse = generator.standard_normal((1, 32)).astype(np.float32), np.array([0.1], np.float32)
+    colbert = generator.standard_normal((32, 32)).astype(np.float32), np.full(32, 0.2, np.float32)
     for name, (weight, bias) in (("sparse", sparse), ("colbert", colbert)):
         write_safetensors(folder / f"{name}_linear.safetensors", [("weight", weight), ("bias", bias)])
     model, reference = open_model(folder), library(folder)
@@ -189,15 +190,23 @@ def test_further_heads_give_weights_and_vectors_of_tokens(tmp_path: Path) -> Non
         assert one.sparse is not None
         expected: dict[int, float] = {}
         for token, state in zip(ids, states, strict=True):
-            weight = max(0.0, float(state @ sparse[0][0] + sparse[1][0]))
-            if weight > expected.get(token, 0) and token not in (0, 1, 2, 3):
-                expected[token] = weight
+            score = max(0.0, float((state @ sparse[0][0] + sparse[1][0]).item()))
+            if score > expected.get(token, 0) and token not in (0, 1, 2, 3):
+                expected[token] = score
         assert one.sparse == pytest.approx(expected, abs=1e-4)
         vectors = states[1:] @ colbert[0].T + colbert[1]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         assert np.abs(one.multi_vector - vectors).max() <= 1e-4
     (plain,) = embed(model, works(["hello"]))
     assert plain.sparse is None and plain.multi_vector is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler warns of torch's own code
+def test_a_compiled_model_gives_the_same(tmp_path: Path) -> None:
+    folder = write_embedder(tmp_path / "model", EncoderShape(layers=1))
+    model, reference = open_model(folder, compile=True), library(folder)
+    assert apart(embed(model, works(TEXTS)), reference.encode(list(TEXTS))) <= NEAR
 
 
 def test_masked_tokens_have_no_vector(tmp_path: Path) -> None:

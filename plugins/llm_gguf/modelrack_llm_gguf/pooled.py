@@ -1,8 +1,8 @@
 """The worker half for models that embed or rank."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from modelrack.catalog.gguf_memory import free_memory, read_model
 from modelrack.embedding import Embedding, EmbeddingLoader
@@ -26,6 +26,8 @@ from .weights import load_weights
 __all__ = ["GgufEmbedding", "GgufEmbeddingLoader", "GgufRanking", "GgufRerankLoader"]
 
 _SWITCH_S = 0.0002
+
+Model = TypeVar("Model")
 
 
 class _Texts:
@@ -150,6 +152,14 @@ def _open(plan: LoadPlan, report: Report) -> _Core:
         raise
 
 
+def _finish(make: Callable[[_Core], Model], core: _Core) -> Model:
+    try:
+        return make(core)
+    except BaseException:
+        core.close()
+        raise
+
+
 class GgufEmbeddingLoader(EmbeddingLoader):
     """Loads a GGUF file that embeds."""
 
@@ -158,7 +168,7 @@ class GgufEmbeddingLoader(EmbeddingLoader):
 
         Raises: BadRequest: the file is no sound GGUF. LaunchFailed: it cannot embed, or does not fit.
         """
-        return GgufEmbedding(_open(self.plan, report))
+        return _finish(GgufEmbedding, _open(self.plan, report))
 
 
 class GgufRerankLoader(RerankLoader):
@@ -169,4 +179,4 @@ class GgufRerankLoader(RerankLoader):
 
         Raises: BadRequest: the file is no sound GGUF. LaunchFailed: it cannot rank, or does not fit.
         """
-        return GgufRanking(_open(self.plan, report))
+        return _finish(GgufRanking, _open(self.plan, report))

@@ -2,17 +2,17 @@
 
 import base64
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 
-from modelrack.catalog.gguf import GgufMetadata, read_metadata
+from modelrack.catalog.gguf import GgufMetadata
 from modelrack.catalog.gguf_memory import free_memory, read_model
 from modelrack.embedding import Embedding, EmbeddingLoader
 from modelrack.errors import LaunchFailed
@@ -21,12 +21,13 @@ from modelrack.machine import probe
 from modelrack.pooling.facts import PooledFacts, read_facts
 from modelrack.pooling.memory import PooledSizes, choose_sizes
 from modelrack.pooling.models import PooledEmbedding, PooledRanking
-from modelrack.pooling.texts import Pair, PairTexts, TextTokens, find_marks
+from modelrack.pooling.texts import Marks, Pair, PairTexts, TextTokens, find_marks
 from modelrack.rerank import RerankLoader
 from modelrack.worker import Report
 
 from .connection import Connection
 from .params import count_threads, set_attention, set_devices, set_rope
+from .specials import cut_at_specials, read_vocabulary
 from .starting import start
 
 __all__ = ["GgufEmbedding", "GgufEmbeddingLoader", "GgufRanking", "GgufRerankLoader"]
@@ -49,16 +50,26 @@ class _Texts:
         self._path = path
 
     def encode(self, text: str, *, add_special: bool) -> list[int]:
-        body = {"content": text, "add_special": add_special, "parse_special": True}
-        return list(self._questions.ask("/tokenize", body)["tokens"])
+        (tokens,) = self._encode(self._questions, [text], parse_special=True)
+        return [*self.marks.before, *tokens, *self.marks.after] if add_special else tokens
 
     def encode_all(self, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
+        return self._encode(self._batches, texts, parse_special=parse_special)
+
+    @cached_property
+    def marks(self) -> Marks:
+        return find_marks(self.encode_all, self._mark)
+
+    def _mark(self, text: str) -> list[int]:
+        return list(self._questions.ask("/tokenize", {"content": text, "add_special": True})["tokens"])
+
+    def _encode(self, connection: Connection, texts: Sequence[str], *, parse_special: bool) -> list[list[int]]:
         content: list[str | int] = []
         for text in texts:
-            content += (text, _APART)
+            content += (*cut_at_specials(self._path, text, parse_special=parse_special), _APART)
         body = {"content": content, "add_special": False, "parse_special": parse_special}
         found: list[list[int]] = [[]]
-        for token in self._batches.ask("/tokenize", body)["tokens"]:
+        for token in connection.ask("/tokenize", body)["tokens"]:
             if token == _APART:
                 found.append([])
             else:
@@ -69,17 +80,12 @@ class _Texts:
         return str(self._questions.ask("/detokenize", {"tokens": list(ids)})["content"]) if ids else ""
 
     def names(self, ids: Sequence[int]) -> list[str]:
-        vocabulary = _vocabulary(self._path)
+        vocabulary = read_vocabulary(self._path)
         return [vocabulary[one] for one in ids]
 
     def close(self) -> None:
         self._batches.close()
         self._questions.close()
-
-
-@lru_cache(maxsize=1)
-def _vocabulary(path: str) -> list[str]:
-    return list(read_metadata(path, arrays=("tokenizer.ggml.tokens",)).keys["tokenizer.ggml.tokens"])
 
 
 class _Core:
@@ -111,6 +117,7 @@ class _Core:
 
 
 Item = TypeVar("Item")
+Model = TypeVar("Model")
 
 
 def _parts(items: Sequence[Item], lengths: Sequence[int], most: int) -> Iterator[list[Item]]:
@@ -131,8 +138,7 @@ class GgufEmbedding(PooledEmbedding):
     """A model that embeds."""
 
     def __init__(self, core: _Core) -> None:
-        marks = find_marks(core.texts.encode_all, lambda text: core.texts.encode(text, add_special=True))
-        tokens = TextTokens(core.texts.encode_all, marks, core.sizes.max_tokens)
+        tokens = TextTokens(core.texts.encode_all, core.texts.marks, core.sizes.max_tokens)
         super().__init__(core.plan, core.facts, core.sizes, tokens, core.texts, core.metadata.vocabulary_size or 0)
         self.facts = core.described
         self._core = core
@@ -204,18 +210,19 @@ def _make_pairs(core: _Core) -> PairTexts:
     encode = core.texts.encode_all
     if core.facts.template is not None:
         return PairTexts(encode, core.sizes.max_tokens, template=core.facts.template)
-    marks = find_marks(encode, lambda text: core.texts.encode(text, add_special=True))
+    marks = core.texts.marks
     keys = core.metadata.keys
 
     def wants(name: str, default: bool) -> bool:
         return bool(keys.get(f"tokenizer.ggml.add_{name}_token", default))
 
     is_wordpiece = core.metadata.text("tokenizer.ggml.model") == "bert"
+    before = marks.before if wants("bos", bool(marks.before)) else ()
     adds_eos = wants("eos", core.metadata.text("tokenizer.ggml.model") == "t5")
     end = list(marks.after[-1:]) if adds_eos else []
     separator = keys.get("tokenizer.ggml.seperator_token_id", 102 if is_wordpiece else None)
     separators = [separator] if wants("sep", is_wordpiece) and isinstance(separator, int) else []
-    return PairTexts(encode, core.sizes.max_tokens, before=marks.before, between=[*end, *separators], after=end)
+    return PairTexts(encode, core.sizes.max_tokens, before=before, between=[*end, *separators], after=end)
 
 
 def _open(plan: LoadPlan, report: Report) -> _Core:
@@ -225,7 +232,7 @@ def _open(plan: LoadPlan, report: Report) -> _Core:
     machine = probe()
     free = free_memory(machine, plan.accelerators)
     sizes = choose_sizes(plan.options, metadata, free, on_accelerator=bool(plan.accelerators), facts=facts)
-    sizes = _within_slots(plan, facts, sizes)
+    sizes = _within_slots(plan, facts, sizes, metadata.context_length or facts.trained_tokens)
     report(0.1, "loading the model")
     import xllamacpp
 
@@ -236,12 +243,12 @@ def _open(plan: LoadPlan, report: Report) -> _Core:
     return _Core(plan, facts, sizes, metadata, server, socket)
 
 
-def _within_slots(plan: LoadPlan, facts: PooledFacts, sizes: PooledSizes) -> PooledSizes:
+def _within_slots(plan: LoadPlan, facts: PooledFacts, sizes: PooledSizes, trained: int) -> PooledSizes:
     """Keep texts as short as llama.cpp's server wants them: it keeps room for a token to come, also where none will.
 
     It gives no sequence more than the model was trained for, however the positions are stretched.
     """
-    most = facts.trained_tokens if facts.is_whole else facts.trained_tokens - 1
+    most = trained if facts.is_whole else trained - 1
     if sizes.max_tokens <= most:
         return sizes
     asked = plan.options["max_tokens"]
@@ -280,6 +287,14 @@ def _build_params(engine: Any, plan: LoadPlan, facts: PooledFacts, sizes: Pooled
     return params
 
 
+def _finish(make: Callable[[_Core], Model], core: _Core) -> Model:
+    try:
+        return make(core)
+    except BaseException:
+        core.close()
+        raise
+
+
 class GgufEmbeddingLoader(EmbeddingLoader):
     """Loads a GGUF file that embeds."""
 
@@ -288,7 +303,7 @@ class GgufEmbeddingLoader(EmbeddingLoader):
 
         Raises: BadRequest: the file is no sound GGUF. LaunchFailed: it cannot embed, or does not fit.
         """
-        return GgufEmbedding(_open(self.plan, report))
+        return _finish(GgufEmbedding, _open(self.plan, report))
 
 
 class GgufRerankLoader(RerankLoader):
@@ -299,4 +314,4 @@ class GgufRerankLoader(RerankLoader):
 
         Raises: BadRequest: the file is no sound GGUF. LaunchFailed: it cannot rank, or does not fit.
         """
-        return GgufRanking(_open(self.plan, report))
+        return _finish(GgufRanking, _open(self.plan, report))

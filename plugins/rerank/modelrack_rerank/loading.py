@@ -66,7 +66,7 @@ def load(plan: LoadPlan, report: Report) -> Loaded:
     logging.disable_progress_bar()
     report(0.02, "reading the model's configuration")
     check_weights(folder)
-    _check_prompt(plan)
+    _check_purpose(plan)
     device = choose_device(torch, plan)
     if device.type == "cpu":
         keep_freed_memory()
@@ -88,18 +88,45 @@ def load(plan: LoadPlan, report: Report) -> Loaded:
     return Loaded(encoder, tokenizer, device, limit, form, modality, _relevance(encoder, options["activation"]))
 
 
+def _check_purpose(plan: LoadPlan) -> None:
+    """Refuse what would be loaded, but was not made to rank, before its weights are read.
+
+    The library gives a model without a head one of random numbers.
+    """
+    path = Path(plan.files.path)
+    if _is_written(plan):
+        file = path / "config_sentence_transformers.json"
+        kind = (read_json(file) if file.is_file() else {}).get("model_type", "SentenceTransformer")
+        if kind != "CrossEncoder":
+            raise LaunchFailed(f"{path} is a {kind} of sentence-transformers, which scores no pairs.")
+        return
+    architecture = _architecture(path)
+    if architecture.endswith("ForCausalLM"):
+        _check_prompt(plan)
+    elif architecture and not architecture.endswith("ForSequenceClassification"):
+        raise LaunchFailed(f"{path} ('{architecture}') has no head that scores pairs.")
+
+
 def _check_prompt(plan: LoadPlan) -> None:
-    """Refuse a language model that nothing has made into one that ranks, before its weights are loaded."""
-    path = plan.files.path
-    if not _is_decoder(Path(path)) or _is_written(plan) or "template" in _prompt(plan):
+    """Refuse a language model that nothing has made into one that ranks."""
+    if "template" in _prompt(plan):
         return
     trusts = plan.options["trust_remote_code"]
     tokenizer = attempt(
-        plan, LIBRARY, lambda: AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trusts)
+        plan,
+        LIBRARY,
+        lambda: AutoTokenizer.from_pretrained(plan.files.path, local_files_only=True, trust_remote_code=trusts),
     )
     # Templates that write any role say nothing of pairs.
     if "document" not in str(tokenizer.chat_template):
         raise _no_prompt(plan, "nothing says what it reads of a query and a document")
+
+
+def _architecture(folder: Path) -> str:
+    """Return the class that a folder was written by, as `config.json` names it; empty: it does not."""
+    file = folder / "config.json"
+    names = (read_json(file) if file.is_file() else {}).get("architectures") or [""]
+    return str(names[0])
 
 
 def _encoder(plan: LoadPlan, device: torch.device, dtype: str) -> Any:
@@ -107,10 +134,11 @@ def _encoder(plan: LoadPlan, device: torch.device, dtype: str) -> Any:
     model_kwargs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if options["attn_implementation"] is not None:
         model_kwargs["attn_implementation"] = options["attn_implementation"]
+    place: str | None = str(device)
     if options["device_map"] != "single":
-        model_kwargs["device_map"] = options["device_map"]
+        model_kwargs["device_map"], place = options["device_map"], None
     common = {"local_files_only": True, "trust_remote_code": options["trust_remote_code"]}
-    if _is_decoder(Path(path)) and not _is_written(plan):
+    if _architecture(Path(path)).endswith("ForCausalLM") and not _is_written(plan):
         module = Transformer(
             path,
             transformer_task="text-generation",
@@ -118,16 +146,8 @@ def _encoder(plan: LoadPlan, device: torch.device, dtype: str) -> Any:
             processor_kwargs=dict(common),
             config_kwargs=dict(common),
         )
-        return CrossEncoder(modules=[module, _answers(module.tokenizer, plan)], device=str(device), **common)
-    return CrossEncoder(path, device=str(device), model_kwargs=model_kwargs, **common)
-
-
-def _is_decoder(folder: Path) -> bool:
-    """Tell whether a folder holds a language model."""
-    if not (folder / "config.json").is_file():
-        return False
-    architectures = read_json(folder / "config.json").get("architectures") or [""]
-    return str(architectures[0]).endswith("ForCausalLM")
+        return CrossEncoder(modules=[module, _answers(module.tokenizer, plan)], device=place, **common)
+    return CrossEncoder(path, device=place, model_kwargs=model_kwargs, **common)
 
 
 def _prompt(plan: LoadPlan) -> dict[str, Any]:

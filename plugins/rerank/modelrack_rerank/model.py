@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,11 @@ class CrossEncoderModel:
             if isinstance(one, ModelrackError):
                 raise LaunchFailed(f"The model reads too little for any pair: {one.message}")
         pairs = [one.payload for one in prepared if isinstance(one, Prepared)]
-        if not np.isfinite(attempt(self._plan, LIBRARY, lambda: self.run(pairs))).all():
-            raise LaunchFailed("The model gives no numbers as scores.", remedy="Launch it with dtype float32.")
+        # A compiled model is compiled anew for the first single pair, and for the first several.
+        for batch in (pairs[:1], pairs, pairs * 2) if self._plan.options["compile"] else (pairs,):
+            scores = attempt(self._plan, LIBRARY, partial(self.run, batch))
+            if not np.isfinite(scores).all():
+                raise LaunchFailed("The model gives no numbers as scores.", remedy="Launch it with dtype float32.")
 
     def close(self) -> None:
         """Free the weights."""

@@ -27,6 +27,18 @@ def reference(model: Path, query: str, documents: Sequence[str]) -> list[float]:
     return scores
 
 
+FACTS = (
+    "Paris is the capital of France.",
+    "The blue whale is the largest animal.",
+    "There are seven days in a week.",
+    "Water boils at one hundred degrees Celsius.",
+)
+QUESTIONS = (
+    ("What is the largest animal?", 1),
+    ("What is the capital of France?", 0),
+    ("How many days are there in a week?", 2),
+)
+
 _NARROW = {"queue_items": 16}
 
 
@@ -40,6 +52,7 @@ class TestCrossEncoder(RerankConformance):
         },
         options={"n_threads": 1},
         reference=reference,
+        meanings={"demo-rerank": (FACTS, QUESTIONS)},
     )
 
 

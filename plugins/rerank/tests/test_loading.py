@@ -1,13 +1,17 @@
 """Folders that are not for this engine, and how a launch tells why."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rerank_rig import assert_refused, opened, rank, works
 
+from modelrack.settings import get_settings
 from modelrack.testing.encoders import EncoderShape, write_bert, write_qwen3
 from modelrack.testing.hf_files import write_json
+from modelrack.testing.st import write_embedder, write_sparse
 from modelrack.testing.st_rerank import write_cross_encoder, write_yes_no
 
 CHATML = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -52,13 +56,41 @@ def test_a_context_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
     assert_refused(write_cross_encoder(tmp_path / "model"), "reads 128 tokens at most", max_tokens=129)
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
-    folder = write_cross_encoder(tmp_path / "model")
+def _write_own(folder: Path) -> Path:
+    """Write a model that comes with Python code: a BERT under another name."""
+    write_cross_encoder(folder)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "its_own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    kind = "AutoModelForSequenceClassification"
+    config |= {"model_type": "its_own", "auto_map": {"AutoConfig": "own.OwnConfig", kind: "own.OwnModel"}}
     write_json(folder / "config.json", config)
-    (folder / "configuration_own.py").write_text("raise SystemExit('it was run')\n")
+    (folder / "own.py").write_text(
+        "from transformers import BertConfig, BertForSequenceClassification\n\n\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'its_own'\n\n\n"
+        "class OwnModel(BertForSequenceClassification):\n    config_class = OwnConfig\n"
+    )
+    return folder
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    folder = _write_own(tmp_path / "model")
+    (folder / "own.py").write_text("raise SystemExit('it was run')\n")
     assert_refused(folder, "it comes with Python code of its own", "trust_remote_code")
+
+
+def test_code_that_comes_with_a_model_is_run_where_the_operator_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("MODELRACK_TRUST_REMOTE_CODE", "1")
+    get_settings.cache_clear()
+    try:
+        own = rank(opened(_write_own(tmp_path / "model"), trust_remote_code=True), works())
+    finally:
+        get_settings.cache_clear()
+    assert own == rank(opened(write_cross_encoder(tmp_path / "plain")), works())
 
 
 def test_a_broken_folder_is_told_in_one_line(tmp_path: Path) -> None:
@@ -79,9 +111,15 @@ def test_scores_that_are_no_numbers_fail_the_launch(tmp_path: Path) -> None:
     assert_refused(folder, "gives no numbers", "float32")
 
 
-def test_a_model_without_a_head_is_one_with_an_untrained_one(tmp_path: Path) -> None:
-    """The library gives it one, and says so in its log: a score is answered, as `predict` does."""
-    assert len(rank(opened(write_bert(tmp_path / "model")), works())) > 1
+@pytest.mark.parametrize("head", ["none", "masked"])
+def test_a_model_without_a_head_is_refused(tmp_path: Path, head: Any) -> None:
+    """The library would give it one of random numbers, and scores that mean nothing would be answered."""
+    assert_refused(write_bert(tmp_path / "model", head=head), "has no head that scores pairs")
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    assert_refused(write_embedder(tmp_path / "model"), "is a SentenceTransformer of sentence-transformers")
+    assert_refused(write_sparse(tmp_path / "sparse"), "is a SparseEncoder of sentence-transformers")
 
 
 def test_a_batch_that_nobody_waits_for_ends(tmp_path: Path) -> None:

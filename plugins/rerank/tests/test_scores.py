@@ -88,6 +88,20 @@ def test_the_longer_text_is_cut_first(tmp_path: Path, kind: str) -> None:
             assert prepared.payload.ids == ids, f"{query_words} and {words} words of {room} tokens"
 
 
+@pytest.mark.parametrize(
+    ("options", "near"),
+    [
+        ({"dtype": "bfloat16"}, 0.1),
+        ({"dtype": "float16"}, 0.02),
+        ({"attn_implementation": "eager"}, NEAR),
+        ({"device_map": "auto"}, NEAR),
+    ],
+)
+def test_options_of_loading_change_little(folder: Path, options: dict[str, Any], near: float) -> None:
+    changed, plain = (opened(folder, activation="sigmoid", **given) for given in (options, {}))
+    assert rank(changed, works(DOCUMENTS[:5])) == pytest.approx(rank(plain, works(DOCUMENTS[:5])), abs=near)
+
+
 def test_an_activation_can_be_chosen(tmp_path: Path) -> None:
     folder = write_cross_encoder(tmp_path / "model", activation="torch.nn.modules.linear.Identity")
     plain = rank(opened(folder), works())
