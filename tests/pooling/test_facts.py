@@ -31,9 +31,9 @@ def facts_of(path: Path, model_type: str, facts: Mapping[str, Any] | None = None
     return read_facts(plan_of(path, model_type, facts, **options), read_model(str(path)))
 
 
-def refusal(path: Path | None, model_type: str, *, format: str = "gguf", **facts: Any) -> str | None:
+def refusal(path: Path | None, model_type: str, *, format: str = "gguf") -> str | None:
     metadata = read_model(str(path)).keys if path is not None else {}
-    family = Family(name="f", model_type=model_type, facts=facts)
+    family = Family(name="f", model_type=model_type)
     return accepts_gguf(
         Candidate(family=family, variant=Variant(format=format), quantization="none", metadata=metadata), machine()
     )
@@ -70,6 +70,10 @@ def test_pooling_can_be_said_by_the_family_or_the_launch(tmp_path: Path) -> None
     with pytest.raises(LaunchFailed, match="does not say how its tokens become one embedding") as caught:
         facts_of(path, "embedding")
     assert "pooling set to mean, cls or last" in str(caught.value.remedy)
+    chat = write_random_model(tmp_path / "c.gguf")
+    with pytest.raises(LaunchFailed, match="does not say"):
+        facts_of(chat, "embedding")
+    assert facts_of(chat, "embedding", pooling="last").pooling == "last"
 
 
 def test_files_for_something_else_are_refused(tmp_path: Path) -> None:
@@ -78,8 +82,6 @@ def test_files_for_something_else_are_refused(tmp_path: Path) -> None:
     assert refusal(mean, "embedding") is None and refusal(rank, "rerank") is None and refusal(chat, "LLM") is None
     assert "it ranks" in str(refusal(rank, "embedding"))
     assert "its pooling is 'mean'" in str(refusal(mean, "rerank"))
-    assert "language model" in str(refusal(chat, "embedding"))
-    assert refusal(chat, "embedding", pooling="last") is None
     assert "no head" in str(refusal(chat, "rerank"))
     assert "not the format 'pytorch'" in str(refusal(None, "embedding", format="pytorch"))
 
@@ -115,3 +117,9 @@ def test_one_that_tells_classes_apart_ranks_nothing(tmp_path: Path) -> None:
     path = write_bert_model(tmp_path / "m.gguf", pooling="rank", labels=3)
     with pytest.raises(LaunchFailed, match="tells 3 classes apart"):
         facts_of(path, "rerank")
+
+
+def test_a_text_is_as_long_as_file_and_family_agree(tmp_path: Path) -> None:
+    path = write_bert_model(tmp_path / "m.gguf")
+    assert facts_of(path, "embedding", {"max_tokens": 100}).trained_tokens == 100
+    assert facts_of(path, "embedding", {"max_tokens": 1000}).trained_tokens == 128

@@ -49,7 +49,7 @@ def test_a_decoder_computes_long_texts_in_parts(decoder: Path) -> None:
 
 def test_less_memory_means_shorter_texts(bert: Path, decoder: Path) -> None:
     for path, facts in ((bert, ENCODER), (decoder, DECODER)):
-        assert 512 <= choose(path, facts, GIB // 4).max_tokens < facts.trained_tokens
+        assert 512 <= choose(path, facts, GIB // 7).max_tokens < facts.trained_tokens
 
 
 def test_what_is_asked_for_is_done_or_refused(bert: Path, decoder: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_done_or_refused(bert: Path, decoder: Path) -> None
     with pytest.raises(LaunchFailed, match="reads 8192 tokens at most"):
         choose(bert, ENCODER, 64 * GIB, max_tokens=8193)
     with pytest.raises(LaunchFailed, match=r"Texts of 8192 tokens take \d+ MiB") as caught:
-        choose(bert, ENCODER, GIB // 4, max_tokens=8192)
+        choose(bert, ENCODER, GIB // 7, max_tokens=8192)
     assert "max_tokens" in str(caught.value.remedy)
     with pytest.raises(LaunchFailed, match="are free"):
         choose(decoder, DECODER, 1000)

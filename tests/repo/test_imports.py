@@ -129,4 +129,4 @@ def test_what_plugins_name_by_a_dotted_path_is_there() -> None:
         found = importlib.util.find_spec(module)
         assert found and found.origin, loader
         tree = ast.parse(Path(found.origin).read_text())
-        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, loader
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}, loader
