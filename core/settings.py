@@ -1,5 +1,6 @@
 """Every setting of the server: the only place that reads `MODELRACK_*` variables."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +9,11 @@ from pydantic import AfterValidator, Field, FiniteFloat, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 __all__ = ["Settings", "get_settings"]
+
+
+_PUBLIC_URL = re.compile(
+    r"https?://([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?"
+)
 
 
 def _absolute(path: Path) -> Path:
@@ -53,6 +59,15 @@ class Settings(BaseSettings):
         description="Hosts (`name` or `name:port`, comma-separated) that URLs in requests may name although their "
         "addresses are not public.",
     )
+    public_url: str | None = Field(
+        None,
+        description="Address at which clients see the server (`https://models.example.org/rack`), for URLs in answers; "
+        "default: what a request's `Host` says.",
+    )
+    files_ttl_s: FiniteFloat = Field(3600, gt=0, description="Seconds for which URLs of files in answers are good.")
+    files_max_mb: FiniteFloat = Field(
+        1024, gt=0, description="Size of all such files together, in MiB; the oldest go first."
+    )
     trust_remote_code: bool = Field(
         False, description="Whether launches may ask engines to run the Python code that comes with a model."
     )
@@ -61,6 +76,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and not _PUBLIC_URL.fullmatch(value):
+            raise ValueError("must be an http or https address with nothing after its path")
+        return value
 
     @property
     def cache_dir(self) -> Path:

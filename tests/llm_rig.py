@@ -56,6 +56,14 @@ class FakeCall:
         """Keep the counts."""
         self.counts = prompt_tokens, completion_tokens
 
+    def progress(self, fraction: float) -> None:
+        """Language models tell no progress."""
+        raise AssertionError(fraction)
+
+    def save(self, content: bytes, media_type: str) -> str:
+        """Language models keep no files."""
+        raise AssertionError(media_type)
+
 
 class Rig:
     """The handlers of a model."""

@@ -28,7 +28,7 @@ def test_an_empty_variable_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None
         Settings(host="")
 
 
-@pytest.mark.parametrize("name", ["max_body_mb", "lease_s", "drain_s", "stop_s"])
+@pytest.mark.parametrize("name", ["max_body_mb", "lease_s", "drain_s", "stop_s", "files_ttl_s", "files_max_mb"])
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_seconds_and_sizes_are_finite(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"MODELRACK_{name.upper()}", value)

@@ -38,6 +38,7 @@ WORKER_REQUIREMENTS = (
     "orjson>=3.9",
     "pluggy>=1.5",
     "pydantic>=2.10",
+    "python-multipart>=0.0.20",
     "uvloop>=0.19; sys_platform != 'win32'",
 )
 """What modelrack's worker half imports: it is in every environment, whatever the engine requires."""

@@ -52,7 +52,7 @@ async def check_interpreter(path: Path, modules: Iterable[str], requirements: It
     if not os.path.isfile(python) or not _NAME.fullmatch(python.name):
         raise _refuse(f"There is no interpreter at {python}.", "Name the folder of an environment, or its interpreter.")
     ours = [Requirement(text) for text in WORKER_REQUIREMENTS]
-    needed = dict.fromkeys([*(requirement.name for requirement in ours if _is_meant(requirement)), *modules])
+    needed = dict.fromkeys([*(_module(requirement) for requirement in ours if _is_meant(requirement)), *modules])
     wanted = [*ours, *map(Requirement, requirements)]
     names = dict.fromkeys(requirement.name for requirement in wanted)
     try:
@@ -66,7 +66,7 @@ async def check_interpreter(path: Path, modules: Iterable[str], requirements: It
     if (major, minor) < (3, 11):
         raise _refuse(f"The interpreter {python} is Python {major}.{minor}; workers need 3.11 or newer.")
     if missing:
-        lacking = " ".join(f'"{text}"' for text in WORKER_REQUIREMENTS if Requirement(text).name in missing)
+        lacking = " ".join(f'"{text}"' for text in WORKER_REQUIREMENTS if _module(Requirement(text)) in missing)
         remedy = f"Install what is missing into it; what modelrack itself needs there: {lacking}" if lacking else None
         raise _refuse(
             f"The environment of {python} lacks {', '.join(missing)}.", remedy or "Install what is missing into it."
@@ -87,6 +87,11 @@ def _is_satisfied(requirement: Requirement, version: str | None) -> bool:
         return version is None or requirement.specifier.contains(version, prereleases=True)
     except InvalidVersion:  # what that is compared with nobody knows
         return True
+
+
+def _module(requirement: Requirement) -> str:
+    """Return the module of one of our own requirements: they have the names of their distributions."""
+    return requirement.name.replace("-", "_")
 
 
 def _plain(requirement: Requirement) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Conflict
+from ..settings import Settings
+from ..worker.contract import ResultFiles
 
 __all__ = ["LOG_LIMIT_BYTES", "Home", "lock_home", "open_home", "trim_log"]
 
@@ -52,6 +54,15 @@ class Home:
     def socket(self, incarnation: str) -> Path:
         """Return the socket of one start of a worker."""
         return self.sockets / f"{incarnation}.sock"
+
+    def result_files(self, settings: Settings) -> ResultFiles:
+        """Return where workers keep the files that they make for clients."""
+        return ResultFiles(
+            folder=str(self.root / "files"),
+            key_file=str(self.root / "files.key"),
+            ttl_s=settings.files_ttl_s,
+            max_bytes=int(settings.files_max_mb * 1024 * 1024),
+        )
 
     def make_folders(self) -> None:
         """Make the folders that are not there (any more).

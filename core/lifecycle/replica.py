@@ -314,6 +314,7 @@ class Replica:
             plan=spec.plan,
             routes=spec.routes,
             max_body_bytes=int(self._settings.max_body_mb * 1024 * 1024),
+            files=self._home.result_files(self._settings),
         )
         worker = spec.engine.worker
         if isinstance(worker, PythonWorker):

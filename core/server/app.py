@@ -23,11 +23,12 @@ from ..settings import Settings
 from . import errors, logs
 from .access_log import AccessLog
 from .docs import PAGE
+from .files import FileStore
 from .gateway import Gateway
 from .metrics import Metrics, WorkerSample
 from .openapi import describe_inference
 from .protocol import Protocol
-from .routes import cluster, models, plan, registrations, requests
+from .routes import cluster, files, models, plan, registrations, requests
 
 __all__ = ["Server", "serve"]
 
@@ -50,6 +51,7 @@ class Server:
         self.directory = Directory()
         self.rack = Rack(settings, self.plugins, self.catalog, self.directory, probe)
         self.metrics = Metrics(self._worker_samples)
+        self.files = FileStore(self.rack.home.result_files(settings))
         app = self._application()
         paths = [route.path for model_type in self.plugins.model_types.values() for route in model_type.routes]
         self.gateway = Gateway(
@@ -67,7 +69,14 @@ class Server:
         errors.install(app)
         for family in (models, plan, registrations, cluster):
             app.include_router(family.router(self.rack))
-        app.include_router(requests.router(self.rack, lambda uid, request_id: self.gateway.abort(uid, request_id)))
+        app.include_router(files.router(self.files))
+        app.include_router(
+            requests.router(
+                self.rack,
+                lambda uid, request_id: self.gateway.abort(uid, request_id),
+                lambda request_id: self.gateway.progress(request_id),
+            )
+        )
         self._add_probes(app)
         app.openapi = describe_inference(  # type: ignore[method-assign]
             app, self.plugins.model_types.values(), wants_key=bool(self.settings.api_keys)
@@ -190,10 +199,12 @@ async def _run(server: Server, listening: socket.socket, restore: bool) -> None:
         loop.add_signal_handler(number, on_signal)
     await server.rack.start(restore)
     announcing = loop.create_task(_announce(listener, listening))
+    sweeping = loop.create_task(server.files.keep_swept())
     try:
         await listener.serve(sockets=[listening])
     finally:
         announcing.cancel()
+        sweeping.cancel()
         closing = loop.create_task(server.close(0.0 if listener.force_exit else SHUTDOWN_DRAIN_S))
         while not closing.done():
             await asyncio.wait({closing}, timeout=0.1)

@@ -12,17 +12,18 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMa
 from time import perf_counter
 from typing import Any
 
-import orjson
-
-from ..errors import BadRequest, Conflict, ModelrackError, PayloadTooLarge, Unauthorized
+from ..errors import Conflict, ModelrackError, PayloadTooLarge, Unauthorized
 from ..lifecycle.directory import Directory, Endpoint
 from ..settings import Settings
 from .access_log import AccessLog, Entry
 from .errors import FAILED, REQUEST_ID, MethodNotAllowed, render, render_event, unexpected
+from .files import FILES_PATH
 from .foreign import ERROR_LIMIT_BYTES, read_error
 from .hop import Answer, Hop
 from .metrics import Metrics, Series
-from .multipart import find_field
+from .origin import Origins
+from .progress import Ended, Ending, ask_worker
+from .routing import read_form, read_json
 
 __all__ = ["OPEN_PATHS", "Gateway"]
 
@@ -39,11 +40,8 @@ CLIENT_LEFT = 499
 """Status of a request whose client left before an answer had begun; seen in the log and the metrics only."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:@+/=-]{0,127}")
-_HEAD = b"%s%s HTTP/1.1\r\nhost: modelrack\r\ncontent-type: %s\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n"
+_HEAD = b"%s%s HTTP/1.1\r\n%scontent-type: %s\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n"
 _DONE = b"data: [DONE]\n\n"
-
-MODEL_LIMIT = 256
-"""Longest `model` of a request; it goes into errors and the log."""
 
 HELD_LIMIT_BYTES = 256 * 1024
 """Largest unfinished event that is held back until its end has come."""
@@ -66,10 +64,15 @@ class _Exchange:
         tail: the last piece that was sent of a stream of events; None for any other answer.
         left: the client closed its connection.
         own_id: the id that the client gave the request in its body.
+        is_named: the client gave the request an id, in its body or its head, by which it may ask for it.
+        endpoint: where it was sent. `progress`: how much was done when the worker was last asked.
         error: what the request failed with; from `stop`, what it is to fail with.
     """
 
-    __slots__ = ("entry", "error", "first_byte", "left", "own_id", "series", "started", "tail", "task")
+    __slots__ = (
+        "endpoint", "entry", "error", "first_byte", "is_named", "left", "own_id", "progress", "series", "started",
+        "tail", "task",
+    )  # fmt: skip
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -77,6 +80,9 @@ class _Exchange:
         self.tail: bytes | None = None
         self.left = False
         self.own_id: str | None = None
+        self.is_named = False
+        self.endpoint: Endpoint | None = None
+        self.progress = 0.0
         self.first_byte: float | None = None
         self.series: Series | None = None
         self.error: ModelrackError | None = None
@@ -137,6 +143,8 @@ class Gateway:
         self._keys = tuple(key.encode() for key in settings.api_keys)
         self._max_body_bytes = int(settings.max_body_mb * 1024 * 1024)
         self._running: dict[tuple[str, str], _Exchange] = {}
+        self._ended = Ended()
+        self._origins = Origins(settings.public_url)
         self._is_logged = settings.log_level in ("debug", "info")
         self._heads = {path: b"POST %s" % path.encode() for path in paths}
 
@@ -155,6 +163,22 @@ class Gateway:
             return False
         exchange.stop(RequestAborted("The request was aborted."))
         return True
+
+    async def progress(self, request_id: str) -> dict[str, Any] | None:
+        """Return how far a request is, by its `X-Request-ID` or its body's `request_id`; None: no such request.
+
+        Those that have ended are known for a while, if their clients gave them the id.
+        """
+        for (uid, known), state in reversed(self._running.items()):
+            if known != request_id or state.endpoint is None:
+                continue
+            told = await ask_worker(self.hop, state.endpoint, state.entry.request_id)
+            state.progress = max(state.progress, told)
+            if self._running.get((uid, known)) is state:  # it may have ended meanwhile
+                return {"progress": state.progress, "status": "running", "model": uid, "request_id": request_id}
+            break
+        ended = self._ended.get(request_id)
+        return ended and {"progress": 1.0, "status": ended[1], "model": ended[0], "request_id": request_id}
 
     def stop(self, error: ModelrackError) -> None:
         """End all inference that is under way; its clients get this error."""
@@ -203,15 +227,17 @@ class Gateway:
             body = await self._read_body(headers, receive)
             content_type = headers.get(b"content-type", b"")
             is_form = content_type[:19].lower() == b"multipart/form-data"
-            uid, state.own_id = _form_model(content_type, body) if is_form else _json_model(headers, body)
+            uid, state.own_id = read_form(content_type, body) if is_form else read_json(headers, body)
             entry.uid = uid
             if self._directory.get(uid) is not None:
                 state.series = self._metrics.series(uid, entry.path)
+            state.is_named = state.own_id is not None or b"x-request-id" in headers
             endpoint = self._directory.choose(uid, entry.path)
             query = scope["query_string"]
             head = _HEAD % (
                 self._heads[entry.path],
                 b"?" + query if query else b"",
+                self._origins.lines(scope, headers),
                 content_type if is_form else b"application/json",
                 entry.request_id.encode(),
                 len(body),
@@ -232,6 +258,7 @@ class Gateway:
         """Send the request to the worker and its answer to the client."""
         series = state.series or self._metrics.series("", state.entry.path)
         state.task = asyncio.current_task()
+        state.endpoint = endpoint
         self._running.update(dict.fromkeys(state.keys, state))
         endpoint.active += 1
         series.in_flight += 1
@@ -255,6 +282,10 @@ class Gateway:
             for key in state.keys:
                 if self._running.get(key) is state:  # clients may use an id twice
                     del self._running[key]
+            if state.is_named:
+                is_whole = answer is not None and answer.finished and answer.status < 400
+                ending: Ending = "cancelled" if state.left else "finished" if is_whole else "failed"
+                self._ended.put({request_id for _, request_id in state.keys}, state.entry.uid or "", ending)
             endpoint.active -= 1
             series.in_flight -= 1
             if answer is not None:
@@ -334,7 +365,7 @@ class Gateway:
 
         scope[REQUEST_ID] = entry.request_id
         try:
-            if self._keys and entry.path not in self._open_paths:
+            if self._keys and entry.path not in self._open_paths and not entry.path.startswith(FILES_PATH):
                 self._authenticate(headers)
             if b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > self._max_body_bytes:
                 receive = _replay(await self._read_body(headers, receive), receive)
@@ -453,31 +484,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-def _json_model(headers: dict[bytes, bytes], body: bytes) -> tuple[str, str | None]:
-    """Return the `model` and the `request_id` of a JSON body; the worker checks everything else."""
-    encoding = headers.get(b"content-encoding", b"identity").lower()
-    if encoding != b"identity":
-        raise BadRequest(f"Compressed bodies are not taken (Content-Encoding {encoding.decode('latin-1')}).")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        reason = f"is not valid JSON: {error}" if body else "is empty, a JSON object is expected"
-        raise BadRequest(f"The body {reason}.") from None
-    if not isinstance(document, dict):
-        raise BadRequest("The body must be a JSON object.")
-    own_id = document.get("request_id")
-    return _checked_model(document.get("model")), own_id if isinstance(own_id, str) else None
-
-
-def _form_model(content_type: bytes, body: bytes) -> tuple[str, str | None]:
-    """Return the `model` and the `request_id` field of a multipart form."""
-    return _checked_model(find_field(content_type, body, b"model")), find_field(content_type, body, b"request_id")
-
-
-def _checked_model(model: object) -> str:
-    if isinstance(model, str) and 0 < len(model) <= MODEL_LIMIT:
-        return model
-    reason = "field required" if model is None else f"must be a string of 1 to {MODEL_LIMIT} characters"
-    raise BadRequest(f"model: {reason}.", param="model", remedy="GET /v1/models lists what runs.")

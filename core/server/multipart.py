@@ -1,26 +1,30 @@
-"""Find one small field in a multipart form without decoding the rest of it."""
+"""Find small fields in a multipart form without decoding the rest of it."""
 
 import re
+from collections.abc import Mapping
 
 from ..errors import BadRequest
 
-__all__ = ["find_field"]
+__all__ = ["find_fields"]
 
 PARTS_LIMIT = 256
 HEAD_LIMIT_BYTES = 8 * 1024
-VALUE_LIMIT_BYTES = 1024
 
 _PARAMETER = re.compile(rb';\s*([\w*-]{1,64})\s*=\s*(?:"((?:[^"\\\r\n]|\\.)*)"|([^\s;"]*))')
 _DISPOSITION = re.compile(rb"^content-disposition:\s*form-data(?=\s*;)([^\r\n]*)", re.I | re.M)
 
 
-def find_field(content_type: bytes, body: bytes, name: bytes) -> str | None:
-    """Return the value of a text field of a `multipart/form-data` body; None if there is no such field.
+def find_fields(content_type: bytes, body: bytes, limits: Mapping[bytes, int]) -> dict[bytes, str]:
+    """Return the values of text fields of a `multipart/form-data` body, as far as it has them; of several the first.
 
     Parts are skipped by searching for the boundary, so files are neither copied nor decoded.
 
+    Args:
+        limits: the names of the fields, and the bytes that each may have.
+
     Raises: BadRequest: no boundary, a part without an end, too many parts, or a value that is too long or not UTF-8.
     """
+    found: dict[bytes, str] = {}
     boundary = _parameter(content_type, b"boundary")
     if not boundary or len(boundary) > 70:
         raise BadRequest("The Content-Type multipart/form-data has no valid boundary.")
@@ -32,14 +36,15 @@ def find_field(content_type: bytes, body: bytes, name: bytes) -> str | None:
     delimiter = b"\r\n" + delimiter
     for _ in range(PARTS_LIMIT):
         if body.startswith(b"--", position):
-            return None
+            return found
         head_end = body.find(b"\r\n\r\n", position, position + HEAD_LIMIT_BYTES)
         end = -1 if head_end < 0 else body.find(delimiter, head_end + 2)
         if end < 0:
             raise BadRequest("The multipart body is cut off, or a part of it is malformed.")
         disposition = _DISPOSITION.search(body, position, head_end)
-        if disposition and _parameter(disposition[1], b"name") == name:
-            return _text(body[head_end + 4 : end], name)
+        name = _parameter(disposition[1], b"name") if disposition else None
+        if name is not None and name in limits and name not in found:
+            found[name] = _text(name, body[head_end + 4 : end], limits[name])
         position = end + len(delimiter)
     raise BadRequest(f"The multipart body has more than {PARTS_LIMIT} parts.")
 
@@ -51,10 +56,10 @@ def _parameter(header: bytes, name: bytes) -> bytes | None:
     return None
 
 
-def _text(value: bytes, name: bytes) -> str:
+def _text(name: bytes, value: bytes, limit_bytes: int) -> str:
     field = name.decode()
-    if len(value) > VALUE_LIMIT_BYTES:
-        raise BadRequest(f"{field}: longer than {VALUE_LIMIT_BYTES} bytes", param=field)
+    if len(value) > limit_bytes:
+        raise BadRequest(f"{field}: longer than {limit_bytes} bytes", param=field)
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from ..api.files import has_uploads
 from ..hooks.types import ModelType, Route
 from .routes import failures
 
@@ -46,7 +47,9 @@ def describe_inference(
             schemas.update(_schemas(route))
             document["paths"].setdefault(route.path, {})["post"] = _operation(type_name, route)
         inference = dict.fromkeys(f"inference: {type_name}" for type_name, _ in routes)
-        document["tags"] = [{"name": name} for name in (*inference, "models", "registrations", "server", "requests")]
+        document["tags"] = [
+            {"name": name} for name in (*inference, "models", "registrations", "server", "requests", "files")
+        ]
         if wants_key:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{"key": []}]
@@ -107,6 +110,7 @@ def _operation(type_name: str, route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=response)}}}
     if chunk:
         content["text/event-stream"] = {"schema": {"$ref": _REF.format(model=chunk)}}
+    body = "multipart/form-data" if has_uploads(load_class(route.request)) else "application/json"
     error = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorAnswer")}}}
     answers = {
         str(code): {"description": answer["description"], "content": error}
@@ -118,7 +122,7 @@ def _operation(type_name: str, route: Route) -> dict[str, Any]:
         "operationId": f"infer{route.path.replace('/', '_')}",
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": _REF.format(model=request)}}},
+            "content": {body: {"schema": {"$ref": _REF.format(model=request)}}},
         },
         "responses": {"200": {"description": "The answer", "content": content}, **answers},
     }

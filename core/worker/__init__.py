@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .contract import Call, Event, Handler, Job, Loader, Raw, Reply, Report
+    from .contract import Call, Event, Handler, Job, Loader, Raw, Reply, Report, ResultFiles
 
-__all__ = ["Call", "Event", "Handler", "Job", "Loader", "Raw", "Reply", "Report"]
+__all__ = ["Call", "Event", "Handler", "Job", "Loader", "Raw", "Reply", "Report", "ResultFiles"]
 
 
 def __getattr__(name: str) -> Any:

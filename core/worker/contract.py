@@ -9,7 +9,23 @@ from pydantic import BaseModel
 
 from ..hooks.types import Command, LoadPlan, Route
 
-__all__ = ["Call", "Event", "Handler", "Job", "Loader", "Raw", "Reply", "Report"]
+__all__ = ["Call", "Event", "Handler", "Job", "Loader", "Raw", "Reply", "Report", "ResultFiles"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFiles:
+    """Where a worker keeps the files that it makes for clients.
+
+    Args:
+        key_file: holds the key that signs their URLs; read for each, since a server may make a new one.
+        ttl_s: seconds after which a URL is good no more, and its file goes.
+        max_bytes: of all files together; the oldest go first.
+    """
+
+    folder: str
+    key_file: str
+    ttl_s: float
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +40,7 @@ class Job:
         loader: dotted path of the loader's class (`package.module:Class`); empty for a command worker.
         command: what a command worker runs.
         routes: the routes of the model's type that this worker may be asked for.
+        files: where results for clients are kept; None: nowhere.
     """
 
     incarnation: str
@@ -36,6 +53,7 @@ class Job:
     loader: str = ""
     command: Command | None = None
     max_body_bytes: int = 64 * 1024 * 1024
+    files: ResultFiles | None = None
 
 
 Report: TypeAlias = Callable[[float, str], None]
@@ -75,6 +93,21 @@ class Call(Protocol):
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Tell the counts of this request once they are known; they go to the log and the metrics."""
+
+    def progress(self, fraction: float) -> None:
+        """Tell how much of a long request is done, from 0 to 1; clients can ask. Less than before counts for nothing.
+
+        Callable from any thread.
+        """
+
+    def save(self, content: bytes, media_type: str) -> str:
+        """Keep a result as a file, and return the URL at which the client can get it from the server until it expires.
+
+        Blocks while it writes; callable from any thread. Keep small answers in the answer itself.
+
+        Raises: ValueError: a media type that is not among `modelrack.worker.results.MEDIA_TYPES`. EngineError: there is
+            no room, or no folder for results.
+        """
 
 
 class Handler(Protocol):

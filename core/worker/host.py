@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -12,9 +13,10 @@ from typing import Any, cast
 import orjson
 from pydantic import BaseModel
 
-from ..errors import BadRequest, ModelrackError, NotFound, NotReady
+from ..errors import BadRequest, EngineError, ModelrackError, NotFound, NotReady
 from ..hooks.types import Route
-from .contract import Handler, Raw
+from .contract import Handler, Raw, ResultFiles
+from .forms import FORM, make_form_parser
 from .http import Exchange, Request
 from .validation import import_dotted, make_check, make_parser
 
@@ -26,6 +28,10 @@ _JSON = b"application/json"
 _DONE = b"[DONE]"
 _BATCH = 64
 """Events that may be ready one after the other before others get their turn."""
+_REQUESTS = "/_worker/requests/"
+
+_telling = threading.Lock()
+"""Held while progress is told, so that of two threads the one that is behind takes nothing back."""
 
 
 class MethodNotAllowed(BadRequest):
@@ -59,19 +65,42 @@ class Counters:
 class _Call:
     """One request, as its handler sees it."""
 
-    __slots__ = ("completion_tokens", "model_uid", "path", "prompt_tokens", "request_id")
+    __slots__ = (
+        "_files", "_headers", "completion_tokens", "fraction", "model_uid", "path", "prompt_tokens", "request_id"
+    )  # fmt: skip
 
-    def __init__(self, request_id: str, model_uid: str, path: str) -> None:
+    def __init__(
+        self, request_id: str, model_uid: str, path: str, headers: Mapping[bytes, bytes], files: ResultFiles | None
+    ) -> None:
         self.request_id = request_id
         self.model_uid = model_uid
         self.path = path
         self.prompt_tokens = -1
         self.completion_tokens = 0
+        self.fraction = 0.0
+        self._headers = headers
+        self._files = files
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Keep the counts; the last call wins."""
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
+
+    def progress(self, fraction: float) -> None:
+        """Keep the largest fraction so far; what is no number counts for nothing."""
+        told = min(float(fraction), 1.0)
+        with _telling:
+            if told > self.fraction:
+                self.fraction = told
+
+    def save(self, content: bytes, media_type: str) -> str:
+        """Write the file, and return its URL."""
+        if self._files is None:
+            raise EngineError("This worker has no folder for results.")
+        # Imported here: most workers keep none.
+        from .results import base_url, save
+
+        return save(self._files, base_url(self._headers), content, media_type)
 
     def usage_header(self) -> bytes:
         """Return the header line with the counts, or nothing if they are not known."""
@@ -86,6 +115,7 @@ class _Bound:
 
     handler: Handler
     parse: Callable[[bytes], Any]
+    parse_form: Callable[[bytes, bytes], Any]
     check: Callable[[Any], None]
 
 
@@ -98,6 +128,7 @@ class Host:
         status: makes the answer to `GET /_worker/status`.
         defaults: fields that requests take on where they leave them out.
         feature_engines: names of the engines that can do what this one does not claim, by feature, for errors.
+        files: where handlers keep files for clients.
     """
 
     def __init__(
@@ -107,10 +138,13 @@ class Host:
         status: Callable[[], Mapping[str, Any]],
         defaults: Mapping[str, Any] | None = None,
         feature_engines: Mapping[str, tuple[str, ...]] | None = None,
+        files: ResultFiles | None = None,
     ) -> None:
         self._model_uid = model_uid
         self._defaults = defaults
         self._feature_engines = feature_engines
+        self._files = files
+        self._running: dict[str, _Call] = {}
         self._routes = {route.path: route for route in routes}
         self._bound: dict[str, _Bound] = {}
         self._status = status
@@ -137,7 +171,8 @@ class Host:
             if handler is not None:
                 model = import_dotted(route.request)
                 check = make_check(model, handler, self._feature_engines)
-                bound[path] = _Bound(handler, make_parser(model, self._defaults), check)
+                parse, parse_form = make_parser(model, self._defaults), make_form_parser(model, self._defaults)
+                bound[path] = _Bound(handler, parse, parse_form, check)
         self._bound = bound
 
     def open(self) -> None:
@@ -161,7 +196,10 @@ class Host:
             request_id.decode("latin-1") if request_id else f"{self._id_prefix}{counters.requests:08x}",
             self._model_uid,
             request.path,
+            request.headers,
+            self._files,
         )
+        self._running[call.request_id] = call
         if counters.active == 0:
             self.idle.clear()
         counters.active += 1
@@ -176,6 +214,8 @@ class Host:
             log.exception("request %s to %s failed", call.request_id, call.path)
             self._fail(_inner_error(call), exchange)
         finally:
+            if self._running.get(call.request_id) is call:  # clients may use an id twice
+                del self._running[call.request_id]
             counters.active -= 1
             if counters.active == 0:
                 self.idle.set()
@@ -184,7 +224,12 @@ class Host:
             counters.completion_tokens += call.completion_tokens
 
     async def _answer(self, bound: _Bound, request: Request, exchange: Exchange, call: _Call) -> None:
-        parsed = bound.parse(request.body)
+        content_type = request.headers.get(b"content-type", b"")
+        if content_type != _JSON and content_type[: len(FORM)].lower() == FORM:
+            parsed = bound.parse_form(content_type, request.body)
+            request.body = b""  # files are large, and the form has its own copies of them
+        else:
+            parsed = bound.parse(request.body)
         bound.check(parsed)
         reply: Any = bound.handler(parsed, call)
         if isawaitable(reply):
@@ -259,8 +304,18 @@ class Host:
             self.polled.set()
         elif request.path == "/_worker/metrics":
             exchange.send(200, _JSON, orjson.dumps(self.counters))
+        elif request.path.startswith(_REQUESTS):
+            self._serve_progress(request.path.removeprefix(_REQUESTS), exchange)
         else:
             self._fail(NotFound(f"There is no {request.path} here."), exchange)
+
+    def _serve_progress(self, request_id: str, exchange: Exchange) -> None:
+        call = self._running.get(request_id)
+        if call is None:
+            self._fail(NotFound(f"No request '{request_id}' is under way here."), exchange)
+        else:
+            answer = {"request_id": request_id, "path": call.path, "progress": call.fraction}
+            exchange.send(200, _JSON, orjson.dumps(answer))
 
 
 def _inner_error(call: _Call) -> ModelrackError:

@@ -51,7 +51,9 @@ class Worker:
         self.stopping = asyncio.Event()
         self.expired = False
         plan = job.plan
-        self.host = Host(plan.model_uid, job.routes, self.status, plan.request_defaults, plan.feature_engines)
+        self.host = Host(
+            plan.model_uid, job.routes, self.status, plan.request_defaults, plan.feature_engines, job.files
+        )
         self.server = HttpServer(self.host.serve, render_error, job.max_body_bytes)
 
     def status(self) -> dict[str, Any]:

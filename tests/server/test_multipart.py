@@ -1,9 +1,13 @@
 import pytest
 
 from modelrack.errors import BadRequest
-from modelrack.server.multipart import find_field
+from modelrack.server.multipart import find_fields
 
 TYPE = b"multipart/form-data; charset=utf-8; boundary=AaB03x"
+
+
+def find_field(content_type: bytes, body: bytes, name: bytes) -> str | None:
+    return find_fields(content_type, body, {name: 1024}).get(name)
 
 
 def form(*parts: tuple[bytes, bytes], end: bytes = b"--AaB03x--\r\n") -> bytes:
@@ -64,3 +68,9 @@ def test_a_quoted_boundary() -> None:
 def test_what_is_malformed_is_refused(content_type: bytes, body: bytes) -> None:
     with pytest.raises(BadRequest):
         find_field(content_type, body, b"model")
+
+
+def test_several_fields_are_found_at_once() -> None:
+    body = form(part(b"kwargs", b"{}" * 600), part(b"model", b"m"), part(b"file", b"\xff"), part(b"kwargs", b"2"))
+    found = find_fields(TYPE, body, {b"model": 1024, b"kwargs": 4096, b"request_id": 1024})
+    assert found == {b"model": "m", b"kwargs": "{}" * 600}

@@ -39,6 +39,9 @@ class Worker:
             if head.startswith(b"GET /state "):
                 self.writer.write(whole(json.dumps(state).encode()))
                 continue
+            if head.startswith(b"GET /_worker/requests/"):
+                self.tell_progress(head)
+                continue
             length = int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
             body = await self.reader.readexactly(length)
             state["requests"] += 1
@@ -54,6 +57,20 @@ class Worker:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
             work.result()
+
+    def tell_progress(self, head: bytes) -> None:
+        """Answer as the state says, by the id that is asked for."""
+        state["asked_for"] = head.split()[1].decode().removeprefix("/_worker/requests/")
+        told = state.get("told")
+        if told is None:
+            self.writer.write(whole(b"{}", status="404 Not Found"))
+        elif told != "silence":
+            self.writer.write(whole(json.dumps(told).encode()))
+
+    async def told(self, asked: dict[str, Any], body: bytes) -> None:
+        """Set what is told of progress."""
+        state["told"] = asked["what"]
+        self.writer.write(whole(b"{}"))
 
     async def echo(self, asked: dict[str, Any], body: bytes) -> None:
         self.drop_next = asked.get("drop_next", False)

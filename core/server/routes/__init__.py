@@ -38,9 +38,11 @@ def failures(*codes: int) -> dict[int | str, dict[str, Any]]:
     reasons = {
         400: "Bad input; the message names the field",
         401: "Credentials are missing or wrong",
+        403: "Not allowed; the message says why",
         404: "Nothing of this name",
         409: "The present state does not allow it",
         413: "The body is too large",
+        416: "The range begins after the end",
         429: "The model is at its limit",
         500: "The launch failed; the message gives the reason",
         502: "The worker was lost while it answered",

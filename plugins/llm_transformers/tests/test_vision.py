@@ -286,6 +286,13 @@ class Asked:
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Count nothing."""
 
+    def progress(self, fraction: float) -> None:
+        """Tell nothing."""
+
+    def save(self, content: bytes, media_type: str) -> str:
+        """Keep nothing."""
+        raise AssertionError(media_type)
+
 
 def test_a_chat_names_the_image_that_it_cannot_read(model_path: Path) -> None:
     """Addresses of this machine and of its network are not asked for images either."""
