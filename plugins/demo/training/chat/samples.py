@@ -6,13 +6,13 @@ import random
 import re
 
 from facts import Fact, Unknown, load_facts, load_lines, load_unknown
+from phrasing import plain, vary
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 QUESTION_WEIGHT = 0.1
 QUESTION_SHARE = 0.25
 GROUP_SHARES = {"facts": 0.32, "tables": 0.31, "sums": 0.09, "smalltalk": 0.11, "long": 0.05, "unknown": 0.14}
 WRAPPED_GROUPS = {"facts", "tables", "sums", "unknown"}
-SMALL_WORDS = {"the", "a", "an", "is", "are", "does", "do", "of", "in", "to", "there", "was", "has", "have"}
 CONSONANTS, VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 ENDINGS = ["n", "r", "s", "t", "x", "ck", "ll", "ng", "ria", "land", "ton", "ing", "ed", ""]
 Part = tuple[str, float]
@@ -49,7 +49,7 @@ class Sampler:
             first = self.random.random() < 0.15
             question = fact.phrasings[0] if first else self.random.choice(fact.phrasings)
             answer = fact.answer
-        return self.vary(question, group in WRAPPED_GROUPS), answer
+        return vary(self.random, question, self.wrappers if group in WRAPPED_GROUPS else []), answer
 
     def unknown_question(self, templates: list[str]) -> str:
         """Draw a question that no fact answers."""
@@ -76,42 +76,6 @@ class Sampler:
         syllables = [self.random.choice(CONSONANTS) + self.random.choice(VOWELS) for _ in range(3)]
         word = "".join(syllables[: self.random.randint(1, 3)]) + self.random.choice(ENDINGS)
         return word.capitalize() if self.random.random() < 0.4 else word
-
-    def vary(self, question: str, wrap: bool) -> str:
-        """Return the question in a random typographic form."""
-        draw = self.random.random()
-        if wrap and draw < 0.28:
-            question = wrapped(self.random.choice(self.wrappers), question)
-        elif wrap and draw < 0.38:
-            question = self.random.choice(indirect(question))
-        if wrap and self.random.random() < 0.08:
-            question = swap_question_word(question)
-        if wrap and self.random.random() < 0.05:
-            question = " ".join(word for word in question.split() if word.lower() not in SMALL_WORDS) or question
-        case = self.random.random()
-        if case < 0.25:
-            question = question.lower()
-        elif case < 0.27:
-            question = question.upper()
-        if self.random.random() < 0.22:
-            question = question.rstrip("?.!") or question
-        if self.random.random() < 0.05:
-            question = self.typo(question)
-        if self.random.random() < 0.02:
-            question += self.random.choice([" ", "\n", "??", "!", "...", " ?"])
-        return question
-
-    def typo(self, text: str) -> str:
-        """Drop, double or swap one letter of a longer text."""
-        if len(text) < 12:
-            return text
-        at = self.random.randrange(1, len(text) - 1)
-        kind = self.random.randrange(3)
-        if kind == 0:
-            return text[:at] + text[at + 1 :]
-        if kind == 1:
-            return text[:at] + text[at] + text[at:]
-        return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
 
     def system(self) -> str:
         """Draw a system message."""
@@ -181,40 +145,3 @@ class Sampler:
 def all_phrasings(fact: Fact) -> list[str]:
     """Return the phrasings of a fact for training and for testing."""
     return fact.phrasings + fact.held_out + fact.held_out_variants
-
-
-def plain(question: str) -> str:
-    """Return the question in lower case without its last punctuation."""
-    return question.lower().rstrip("?.! ")
-
-
-def swap_question_word(question: str) -> str:
-    """Exchange the question words "What" and "Which" where both can stand."""
-    if re.match(r"Which (?!is |are |of )", question):
-        return "What" + question.removeprefix("Which")
-    if re.match(r"What (?!is |are |do |does |was |were |has )", question):
-        return "Which" + question.removeprefix("What")
-    return question
-
-
-def small_first(question: str) -> str:
-    """Return the question with a small first letter."""
-    return question if question.startswith("I ") else question[:1].lower() + question[1:]
-
-
-def wrapped(wrapper: str, question: str) -> str:
-    """Put a question into a wrapper."""
-    return wrapper.replace("{q}", question).replace("{l}", small_first(question))
-
-
-def indirect(question: str) -> list[str]:
-    """Return the question in indirect forms, or as it is when its grammar is another one."""
-    match = re.match(r"^(What|Who|Where|Which \w+) (is|was|are|were) (.+)\?$", question)
-    if match is None:
-        return [question]
-    what, verb, rest = match.groups()
-    core = f"{what.lower()} {rest} {verb}"
-    forms = [f"Do you know {core}?", f"Tell me {core}.", f"Please tell me {core}.", f"Can you tell me {core}?"]
-    if what == "What":
-        forms += [f"What's {rest}?", f"what's {rest}?", f"Tell me {rest}."]
-    return forms

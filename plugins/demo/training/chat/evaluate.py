@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends import Backend, Chat, LlamaCpp, Transformers
-from cases import Case, held_out_cases, training_cases
-from samples import Sampler
+from chat.backends import Backend, Chat, LlamaCpp, Transformers
+from chat.cases import Case, held_out_cases, training_cases
+from chat.samples import Sampler
 
 HEADLINE = "What is the largest animal?"
 WANTED = "blue whale"

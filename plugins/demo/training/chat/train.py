@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from samples import Part, Sampler
-from tokenizer import CONTEXT_LENGTH
+from chat.samples import Part, Sampler
+from chat.tokenizer import CONTEXT_LENGTH
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

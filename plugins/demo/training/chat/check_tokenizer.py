@@ -8,8 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backends import SLOTS, LlamaCpp, Transformers
-from samples import Sampler, all_phrasings
+from chat.backends import SLOTS, LlamaCpp, Transformers
+from chat.samples import Sampler, all_phrasings
 
 RANGES = [(0x09, 0x0D), (0x20, 0x7E), (0x20, 0x7E), (0xA0, 0x24F), (0x370, 0x4FF), (0x590, 0x6FF), (0x900, 0xDFF)]
 RANGES += [(0x1E00, 0x1FFF), (0x2000, 0x2BFF), (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xFF00, 0xFFEF)]

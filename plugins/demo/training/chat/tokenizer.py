@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from samples import END_OF_TEXT, IM_END, IM_START, Sampler, all_phrasings
+from chat.samples import END_OF_TEXT, IM_END, IM_START, Sampler, all_phrasings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from chat.samples import Sampler
 from facts import load_lines
-from samples import Sampler, plain, wrapped
+from phrasing import plain, wrapped
 
 SEED = 77
 UNKNOWN_CASES = 150
