@@ -165,7 +165,7 @@ def measure_singles(bench: Bench, targets: list[Target], bare: Bare) -> Iterator
         few = texts(chance, 100, *SHORT)
         alone.append(100 / bare.ask(batches=[[text] for text in few], batch_size=32))
         for clients in CLIENTS:
-            bodies = [body(text) for text in texts(chance, 200 if clients == 1 else 600, *SHORT)]
+            bodies = [body(text) for text in texts(chance, 300 if clients == 1 else 2000, *SHORT)]
             for target in targets:
                 before = cpu_s(target)
                 result = load(target, bodies, clients)
@@ -174,7 +174,11 @@ def measure_singles(bench: Bench, targets: list[Target], bare: Bare) -> Iterator
                     costs.setdefault((target.name, clients), []).append((cpu_s(target) - before) / len(bodies) * 1e3)
     ours = targets[0].name
     for clients in CLIENTS:
-        figures: dict[str, Any] = {"part": "single texts", "clients": clients, "encode_per_s": statistics.median(alone)}
+        figures: dict[str, Any] = {
+            "part": "single texts",
+            "clients": clients,
+            "encode_per_s": round(statistics.median(alone), 1),
+        }
         for target in targets:
             figures[f"{target.name}_per_s"] = round(statistics.median(speeds[target.name, clients]), 1)
             figures[f"{target.name}_cpu_ms"] = round(statistics.median(costs[target.name, clients]), 2)

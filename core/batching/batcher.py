@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-_PIECE_WORKS = 64
+_PIECE_WORKS = 256
 _PIECE_TOKENS = 16_384
 """What is prepared at once: as much as takes a few milliseconds, because what comes meanwhile waits for it."""
 _SMALL_TOKENS = 2048
@@ -281,7 +281,7 @@ class Batcher(Generic[Work, Result]):
         end = perf_counter()
         with self._lock:
             self._running = set()
-            self._pace.note(tokens, batch[-1].prepared.tokens, end - begun, end)
+            self._pace.note(tokens, batch[-1].prepared.tokens, begun, end)
         ends: list[_End] = []
         for item, result in found:
             request = item.flow

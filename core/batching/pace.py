@@ -12,6 +12,8 @@ _MUCH = 4
 """Items that are so many times longer than those of the last batch are long ones among short ones."""
 _HOLD = 0.25
 """Share of a batch's time that it may be held back by."""
+_PATIENCE = 0.5
+"""How long it lets itself be held back, in times that all requests take if each is like it."""
 _MOST_HOLD_S = 0.005
 _MOST_RETRY_S = 60
 
@@ -27,11 +29,11 @@ class Pace:
         self._last_tokens = limits.batch_tokens
         self._last_end = 0.0
 
-    def note(self, tokens: int, longest: int, took_s: float, now: float) -> None:
-        """Note a batch that is over: its tokens, those of its longest item, and the time."""
+    def note(self, tokens: int, longest: int, begun: float, end: float) -> None:
+        """Note a batch that is over: its tokens, those of its longest item, and when it ran."""
         self._tokens = self._tokens * _MEMORY + tokens
-        self._took_s = self._took_s * _MEMORY + took_s
-        self._last_tokens, self._last_end = longest, now
+        self._took_s = self._took_s * _MEMORY + end - begun
+        self._last_tokens, self._last_end = longest, end
         self._most_tokens = min(self._most_tokens + self._most_tokens // 64 + 1, self._limits.batch_tokens)
 
     def lower(self, tokens: int) -> None:
@@ -55,22 +57,22 @@ class Pace:
             return min(4 * self._limits.padding_tokens, self._most_tokens)
         return self._most_tokens
 
-    def hold_until(self, shortest: int, since: float, waiting: int) -> float:
-        """Return the time until which the next batch should wait for something shorter to come; 0: not at all.
+    def hold_until(self, shortest: int, since: float, requests: int) -> float:
+        """Return the time until which the next batch should wait for something shorter to come; it may be over already.
 
-        Whoever was just answered mostly asks again at once, and would then wait for all of a long batch. So that waits
-        for a part of the time that it takes; but not once it has waited for as long as its request's share of the model
-        would have taken.
+        Only a batch of long items right behind short ones waits. Whoever was just answered mostly asks again at once,
+        and would then wait for all of it. So it waits for a quarter of the time that it takes, a few milliseconds at
+        most, and not once it has waited for half as long as its request's share of the model would have taken.
 
         Args:
             shortest: tokens of the shortest item that waits.
             since: when its request came.
-            waiting: number of requests that wait.
+            requests: number of requests that wait.
         """
         if not self._is_long(shortest):
             return 0.0
         takes_s = self.seconds(shortest)
-        return min(self._last_end + min(takes_s * _HOLD, _MOST_HOLD_S), since + waiting * takes_s)
+        return min(self._last_end + min(takes_s * _HOLD, _MOST_HOLD_S), since + _PATIENCE * requests * takes_s)
 
     def _is_long(self, tokens: int) -> bool:
         return tokens > _MUCH * self._last_tokens

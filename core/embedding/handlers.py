@@ -14,13 +14,11 @@ from ..hooks.types import LoadPlan
 from ..worker.contract import Call
 from .contract import Embedding, EmbeddingModel, EmbeddingWork
 from .errors import too_long
-from .prompts import Prompts
+from .prompts import CHARACTERS_PER_TOKEN, Prompts
 
 __all__ = ["EmbedHandler", "make_handlers"]
 
 _USUAL_CHARACTERS_PER_TOKEN = 4
-_CHARACTERS_PER_TOKEN = 64
-"""No text has fewer tokens than its characters divided by this, but for texts that no model is meant for."""
 
 
 def make_handlers(model: EmbeddingModel, plan: LoadPlan) -> dict[str, Any]:
@@ -107,7 +105,7 @@ class EmbedHandler:
         """
         traits = self._traits
         if isinstance(item, str):
-            most = None if traits.max_tokens is None else traits.max_tokens * _CHARACTERS_PER_TOKEN
+            most = None if traits.max_tokens is None else traits.max_tokens * CHARACTERS_PER_TOKEN
             if traits.max_tokens is not None and most is not None and len(item) > most:
                 if not truncate:
                     raise too_long(index, None, traits.max_tokens)

@@ -6,7 +6,10 @@ from ..api.embeddings import EmbeddingRequest
 from ..errors import BadRequest, UnsupportedParameter
 from .contract import EmbeddingTraits
 
-__all__ = ["Prompts"]
+__all__ = ["CHARACTERS_PER_TOKEN", "Prompts"]
+
+CHARACTERS_PER_TOKEN = 64
+"""No text has fewer tokens than its characters divided by this, but for texts that no model is meant for."""
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "search_query", "retrieval.query", "s2p_query", "web_search_query", "search"),
@@ -23,11 +26,14 @@ class Prompts:
         self._default = traits.prompts.get(traits.default_prompt or "", "")
         self._tasks = traits.tasks
         self._template = traits.instruction_template
+        self._max_tokens = traits.max_tokens
+        self._most = None if traits.max_tokens is None else traits.max_tokens * CHARACTERS_PER_TOKEN
 
     def choose(self, request: EmbeddingRequest, *, are_ids: bool) -> tuple[str, str | None]:
         """Return the prompt and the task of a request.
 
-        Raises: BadRequest: the model has no such prompt or task, or inputs are token ids, which take no prompt.
+        Raises: BadRequest: the model has no such prompt or task, the prompt is far too long, or inputs are token ids,
+            which take none.
         """
         prompt, task = self._by_use(request)
         field = None
@@ -37,6 +43,11 @@ class Prompts:
             prompt, field = self._named(request.prompt_name), "prompt_name"
         elif request.instruction is not None and self._template is not None:
             prompt, field = self._template.replace("{instruction}", request.instruction), "instruction"
+        if field and prompt and self._most is not None and len(prompt) > self._most:
+            raise BadRequest(
+                f"'{field}' is far too long: this model reads {self._max_tokens} tokens, the text among them.",
+                param=field,
+            )
         if not are_ids:
             return (self._default if prompt is None else prompt), task
         if prompt and field:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from ..api.rerank import MAX_CHARACTERS, Document
 from ..errors import BadRequest
 
@@ -13,19 +15,22 @@ __all__ = ["as_answered", "texts_of"]
 def texts_of(documents: Sequence[Document], fields: Sequence[str] | None) -> list[str]:
     """Return the text of each document: the string itself, the named fields of an object, or its `text`.
 
-    Raises: BadRequest: a document lacks a field, or comes out empty or far too long.
+    Raises: BadRequest: a document lacks a field, is nested too deeply, or comes out empty or far too long.
     """
     return [_checked(index, _text(index, document, fields)) for index, document in enumerate(documents)]
 
 
 def as_answered(document: Document, text: str) -> dict[str, Any]:
-    """Return a document as it is given back: an object with all its fields, and the text."""
-    return {"text": text} if isinstance(document, str) else {"text": text, **document}
+    """Return a document as it is given back: an object with all its fields, and the text, where its own is none."""
+    if isinstance(document, str):
+        return {"text": text}
+    return {**document, "text": text} if not isinstance(document.get("text"), str) else document
 
 
 def _text(index: int, document: Document, fields: Sequence[str] | None) -> str:
     if isinstance(document, str):
         document = {"text": document}
+    _check_depth(index, document)
     if fields is not None:
         return "\n".join(_field(index, document, name) for name in fields)
     text = document.get("text")
@@ -37,6 +42,15 @@ def _text(index: int, document: Document, fields: Sequence[str] | None) -> str:
             remedy="rank_fields can name other fields of objects.",
         )
     return text
+
+
+def _check_depth(index: int, document: Mapping[str, Any]) -> None:
+    """Refuse what can be read as JSON, but not be written, where it stands in the answer: four levels down."""
+    nested = [value for value in document.values() if isinstance(value, (list, dict))]
+    try:
+        orjson.dumps([[[nested]]])
+    except orjson.JSONEncodeError as error:
+        raise BadRequest(f"'documents.{index}' is nested too deeply.", param=f"documents.{index}") from error
 
 
 def _field(index: int, document: Mapping[str, Any], name: str) -> str:

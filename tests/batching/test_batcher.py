@@ -46,6 +46,11 @@ async def hold(made: Batcher[str, float], model: Model, text: str = "z") -> "asy
     return task
 
 
+async def prepared(made: Batcher[str, float], model: Model, count: int) -> None:
+    """Wait until so many texts are in the queue, or were."""
+    await until(lambda: sum(map(len, model.prepared)) == count and not made._is_preparing)
+
+
 async def test_one_text() -> None:
     """A text by itself."""
     async with batcher(Model()) as made:
@@ -65,7 +70,7 @@ async def test_requests_are_merged() -> None:
         first = await hold(made, model)
         texts = ["abc", "abd", "abe"]
         others = [asyncio.create_task(made.run([text])) for text in texts]
-        await until(lambda: sum(map(len, model.prepared)) == 4)
+        await prepared(made, model, 4)
         model.release()
         for text, one in zip(texts, others, strict=True):
             check([text], await one)
@@ -97,10 +102,9 @@ async def test_a_small_request_passes_a_large_one() -> None:
         large = asyncio.create_task(made.run(["abc"] * 2000))
         await until(model.begun.is_set)
         small = asyncio.create_task(made.run(["abd"]))
-        await until(lambda: any("abd" in works for works in model.prepared))
+        await prepared(made, model, 2001)
         model.release()
         check(["abd"], await small)
-        assert not large.done()
         assert next(number for number, batch in enumerate(model.batches) if "abd" in batch) <= 2
         check(["abc"] * 2000, await large)
 
@@ -128,7 +132,7 @@ async def test_a_failing_batch_is_run_a_bounded_number_of_times() -> None:
     async with batcher(model) as made:
         first = await hold(made, model)
         tasks = [asyncio.create_task(made.run(["a?"])) for _ in range(32)]
-        await until(lambda: sum(map(len, model.prepared)) == 33)
+        await prepared(made, model, 33)
         model.release()
         await first
         found = await asyncio.gather(*tasks, return_exceptions=True)

@@ -274,6 +274,13 @@ def test_fields_that_mean_the_same_are_not_taken_together(make: Any, fields: Any
         make().ask(input="d", **fields)
 
 
+def test_a_prompt_that_leaves_no_room_for_a_text_is_not_read(make: Any) -> None:
+    rig = make(instruction_template="a{instruction}a")
+    for field in ("prompt", "instruction"):
+        assert rig.refused(input="d", truncate=True, **{field: "a" * 1281}).param == field
+    assert rig.ask(input="d", truncate=True, prompt="a" * 1280)["usage"]["prompt_tokens"] == 20
+
+
 # Token ids
 
 

@@ -106,6 +106,13 @@ async def ask(handler: RerankHandler, call: Call | None = None, **fields: Any) -
     return answer
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth - 1):
+        found = [found]
+    return found
+
+
 def order(answer: Any) -> list[int]:
     return [one["index"] for one in answer["results"]]
 
@@ -173,6 +180,14 @@ async def test_documents_are_ranked_by_fields(handler: RerankHandler, model: Wor
     assert answer["results"][0]["document"] == documents[0]
     only = await ask(handler, documents=[{"title": "blue"}], rank_fields=["title"], return_documents=True)
     assert only["results"][0]["document"] == {"title": "blue", "text": "blue"}
+    only = await ask(handler, documents=[{"a": "blue", "text": 5}], rank_fields=["a"], return_documents=True)
+    assert only["results"][0]["document"] == {"a": "blue", "text": "blue"}
+
+
+async def test_what_is_as_deep_as_an_answer_can_be_comes_back(handler: RerankHandler) -> None:
+    document = {"text": "blue", "tags": nested(250)}
+    answer = await ask(handler, documents=[document], return_documents=True)
+    assert answer["results"][0]["document"] == document
 
 
 @pytest.mark.parametrize(
@@ -189,6 +204,8 @@ async def test_documents_are_ranked_by_fields(handler: RerankHandler, model: Wor
         (["fine"], ["title"], "documents.0.title"),
         ([{"title": "", "text": " "}], ["title", "text"], "documents.0"),
         (["fine", "a" * 500_001], None, "documents.1"),
+        (["fine", {"text": "fine", "tags": nested(251)}], None, "documents.1"),
+        ([{"tags": "fine"}, {"tags": {"a": nested(1000)}}], ["tags"], "documents.1"),
     ],
 )
 async def test_documents_without_a_text_are_named(
