@@ -1,5 +1,6 @@
 """The plugin contract: hook specifications, the frozen values that cross it, and the loader."""
 
+from .families import read_families
 from .specs import API_VERSION, GROUP, hookimpl
 from .types import (
     Accelerator,
@@ -48,4 +49,5 @@ __all__ = [
     "Source",
     "Variant",
     "hookimpl",
+    "read_families",
 ]

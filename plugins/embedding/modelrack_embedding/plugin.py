@@ -1,22 +1,9 @@
 """What the server loads of this plugin: families, and the engine's description. Imports no engine."""
 
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from modelrack.encoders import estimate
-from modelrack.hooks import (
-    Candidate,
-    Engine,
-    Environment,
-    Family,
-    Machine,
-    PythonWorker,
-    Source,
-    Variant,
-    hookimpl,
-)
+from modelrack.hooks import Candidate, Engine, Environment, Family, Machine, PythonWorker, hookimpl, read_families
 from modelrack.settings import get_settings
 
 from .options import SentenceTransformersOptions
@@ -61,33 +48,8 @@ def _accepts(candidate: Candidate, machine: Machine) -> str | None:
 
 @hookimpl
 def register_families() -> list[Family]:
-    """Read the families of `families.jsonl`, one a line."""
-    return [_family(orjson.loads(line)) for line in _FILE.read_bytes().splitlines() if line]
-
-
-def _family(data: dict[str, Any]) -> Family:
-    return Family(
-        name=data["name"],
-        model_type="embedding",
-        abilities=tuple(data["abilities"]),
-        languages=tuple(data["languages"]),
-        facts=data["facts"],
-        variants=tuple(_variant(variant) for variant in data["variants"]),
-    )
-
-
-def _variant(data: dict[str, Any]) -> Variant:
-    return Variant(format=data["format"], sources=tuple(_source(source) for source in data["sources"]))
-
-
-def _source(data: dict[str, Any]) -> Source:
-    return Source(
-        hub=data["hub"],
-        repo=data["repo"],
-        revision=data.get("revision"),
-        quantizations=tuple(data.get("quantizations", ())),
-        file=data.get("file"),
-    )
+    """Read the families of `families.jsonl`."""
+    return read_families(_FILE, "embedding")
 
 
 @hookimpl

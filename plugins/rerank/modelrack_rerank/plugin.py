@@ -2,9 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from modelrack.hooks import (
     Candidate,
@@ -15,9 +12,8 @@ from modelrack.hooks import (
     Machine,
     MemoryEstimate,
     PythonWorker,
-    Source,
-    Variant,
     hookimpl,
+    read_families,
 )
 
 from .options import RerankOptions
@@ -108,34 +104,5 @@ def register_engines() -> list[Engine]:
 
 @hookimpl
 def register_families() -> list[Family]:
-    """Read all families; takes a millisecond."""
-    return [_family(orjson.loads(line)) for line in _FILE.read_bytes().splitlines() if line]
-
-
-def _family(data: Mapping[str, Any]) -> Family:
-    return Family(
-        name=data["name"],
-        model_type="rerank",
-        abilities=tuple(data["abilities"]),
-        languages=tuple(data["languages"]),
-        variants=tuple(_variant(variant) for variant in data["variants"]),
-        facts=data["facts"],
-    )
-
-
-def _variant(data: Mapping[str, Any]) -> Variant:
-    return Variant(
-        format=data["format"],
-        size_b=data.get("size_b"),
-        sources=tuple(_source(source) for source in data["sources"]),
-    )
-
-
-def _source(data: Mapping[str, Any]) -> Source:
-    return Source(
-        hub=data["hub"],
-        repo=data["repo"],
-        revision=data.get("revision"),
-        quantizations=tuple(data.get("quantizations", ())),
-        file=data.get("file"),
-    )
+    """Read the families of `families.jsonl`."""
+    return read_families(_FILE, "rerank")
