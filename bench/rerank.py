@@ -34,6 +34,7 @@ from encoders_rig import (
     texts,
 )
 from load import run, run_load
+from modelrack.machine import probe
 from modelrack.testing.encoders import write_bert
 from modelrack.testing.serving import Server, start_server
 
@@ -139,7 +140,12 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", choices=SHAPES, default=["2x64"])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="that compute on the CPU; default: of the engine and the library")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=max(1, probe().cores - 1),
+        help="that compute on the CPU, on all sides; default: as the engine, one less than there are cores",
+    )
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:

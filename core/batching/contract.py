@@ -69,8 +69,8 @@ class BatchLimits:
 
     Args:
         batch_tokens: most tokens of a batch, padding among them; a longer item is a batch of its own. What comes while
-            a batch runs waits for its end, so no more than makes the model fast: on a CPU, 512 tokens at once are as
-            fast as any number; a GPU wants tens of thousands.
+            a batch runs waits for its end, so no more than makes the model fast: about a thousand on a CPU; a GPU wants
+            tens of thousands.
         batch_items: most items of a batch.
         padding_tokens: padding that a batch may have whatever its share of the batch: as many tokens as take the time
             that a batch takes beside its tokens.

@@ -1,6 +1,7 @@
 """Answers the ability `embed`."""
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 from ..api.embeddings import EmbeddingRequest, Input
 from ..batching import Batcher, Done
 from ..encoders.tokens import make_token_handlers
-from ..errors import BadRequest, UnsupportedParameter
+from ..errors import BadRequest, EngineError, UnsupportedParameter
 from ..hooks.types import LoadPlan
 from ..worker.contract import Call
 from .contract import Embedding, EmbeddingModel, EmbeddingWork
@@ -131,6 +132,8 @@ class EmbedHandler:
         data = []
         for index, one in enumerate(done):
             found = one.result
+            if not _is_finite(found):
+                raise EngineError(f"The model's embedding of item {index} has values that are no numbers.")
             entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": []}
             if found.dense is not None:
                 entry["embedding"] = _encode(self._finish(found.dense, request.dimensions, normalize), in_base64)
@@ -156,6 +159,14 @@ class EmbedHandler:
 
         length = float(np.linalg.norm(dense))
         return dense / np.float32(length) if length > 0 else dense
+
+
+def _is_finite(embedding: Embedding) -> bool:
+    import numpy as np
+
+    arrays = [array for array in (embedding.dense, embedding.multi_vector) if array is not None]
+    weights = (embedding.sparse or {}).values()
+    return all(np.isfinite(array).all() for array in arrays) and all(map(math.isfinite, weights))
 
 
 def _encode(vector: Any, in_base64: bool) -> Any:

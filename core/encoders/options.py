@@ -59,7 +59,7 @@ class EncoderOptions(Options):
         8192, ge=1, le=10_000_000, description="Texts that may wait; requests beyond are refused with the status 429."
     )
     n_threads: int | None = Field(
-        None, ge=1, le=512, description="Threads that compute on the CPU. Default: one for each core."
+        None, ge=1, le=512, description="Threads that compute on the CPU. Default: one less than there are cores."
     )
     trust_remote_code: RemoteCode = False
     compile: bool = Field(

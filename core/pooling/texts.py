@@ -1,5 +1,6 @@
 """From texts to tokens, for models that pool: specials around them, cut to what the model reads."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ __all__ = ["Encode", "Marks", "Pair", "PairTexts", "TextTokens", "find_marks"]
 
 _STEPS = 40
 """More than a search by halves needs for a text of any length."""
+_REST_OF_WORD = re.compile(r"\w{1,64}")
 
 
 class Encode(Protocol):
@@ -179,9 +181,16 @@ def fit(text: str, most: int, count: Callable[[str], int], tokens: int | None = 
         guess = min(max(guess, low + 1), high - 1)
         found = count(text[:guess])
         if found == most:
-            return text[:guess]
+            return _to_word_end(text, guess, most, count)
         if found < most:
             low, low_count = guess, found
         else:
             high, high_count = guess, found
     return text[:low]
+
+
+def _to_word_end(text: str, end: int, most: int, count: Callable[[str], int]) -> str:
+    """Return a text up to `end`, with the rest of the word there if that makes no more tokens: parts make others."""
+    rest = _REST_OF_WORD.match(text, end)
+    whole = text[: rest.end()] if rest else text[:end]
+    return whole if len(whole) > end and count(whole) <= most else text[:end]

@@ -81,10 +81,11 @@ def has_fast_bfloat16() -> bool:
 
 
 def use_threads(torch: Any, n_threads: int | None) -> int:
-    """Set how many threads compute on the CPU, and return the number. None: one for each core.
+    """Set how many threads compute on the CPU, and return the number. None: one less than there are cores.
 
-    Tokenizing overlaps with computing, but takes a small part of its time; it may wait for a core.
+    They wait for each other by spinning. If anything else takes a core from one of them (the server, a client,
+    tokenizing), all are as slow as that one, ten times and more; so a core is left to everything else.
     """
-    count = n_threads or max(1, probe().cores)
+    count = n_threads or max(1, probe().cores - 1)
     torch.set_num_threads(count)
     return count

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ from modelrack.embedding import (
     make_handlers,
     too_long,
 )
-from modelrack.errors import BadRequest, ModelrackError, NotReady, TooManyRequests, UnsupportedParameter
+from modelrack.errors import BadRequest, EngineError, ModelrackError, NotReady, TooManyRequests, UnsupportedParameter
 from modelrack.hooks import Family, LoadPlan, ModelFiles, Variant
 from modelrack.worker import Report
 
@@ -67,6 +67,7 @@ class LetterModel:
         self.gate.set()
         self.facts = {"similarity": "dot"}
         self.is_closed = False
+        self.spoil: Callable[[Embedding], Any] = lambda embedding: None
 
     def prepare(self, works: Sequence[EmbeddingWork]) -> Sequence[Prepared[Any] | ModelrackError]:
         return [self._prepare(work) for work in works]
@@ -85,7 +86,10 @@ class LetterModel:
 
     def run(self, batch: Sequence[Any]) -> Sequence[Embedding]:
         assert self.gate.wait(30)
-        return [self._embed(*one) for one in batch]
+        made = [self._embed(*one) for one in batch]
+        for one in made:
+            self.spoil(one)
+        return made
 
     def _embed(self, ids: Sequence[int], task: str | None, outputs: frozenset[str]) -> Embedding:
         counts = np.bincount([one for one in ids if one], minlength=9)[1:].astype(np.float32)
@@ -368,6 +372,23 @@ def test_a_model_without_dense_embeddings_must_be_asked_for_what_it_has(make: An
     assert rig.refused(input="a", return_sparse=True, dimensions=8).param == "dimensions"
     unsupported = make(unsupported={"user": "it knows nobody"}).handlers["embed"].unsupported
     assert set(unsupported) == {"return_sparse", "return_multi_vector", "instruction", "user"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda made: made.dense.fill(np.nan),
+        lambda made: made.dense.put(0, np.inf),
+        lambda made: made.multi_vector.put(1, np.nan),
+        lambda made: made.sparse.update({1: math.nan}),
+    ],
+)
+def test_what_is_no_number_is_an_error(make: Any, spoil: Any) -> None:
+    rig = make(outputs=frozenset({"dense", "sparse", "multi_vector"}))
+    fields = {"input": "ab", "return_sparse": True, "return_multi_vector": True}
+    assert rig.ask(**fields)
+    rig.model.spoil = spoil
+    assert "item 0" in rig.refused(EngineError, **fields).message
 
 
 # Tokens

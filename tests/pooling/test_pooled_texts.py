@@ -135,3 +135,16 @@ def test_a_text_is_cut_in_few_steps() -> None:
     text = "word and  another   one. " * 4000
     assert count(fit(text, 512, count)) == 512
     assert len(calls) < 20
+
+
+@pytest.mark.parametrize(
+    ("most", "kept"), [(1, "honey"), (2, "honey never"), (4, "honey never spoils"), (9, "honey never spoils.")]
+)
+def test_words_are_cut_only_where_their_tokens_are(most: int, kept: str) -> None:
+    tokens = {"honey": 1, "hone": 2, "never": 1, "spoils": 2}
+
+    def count(part: str) -> int:
+        words = part.replace(".", " .").split()
+        return sum(tokens.get(word, 1) for word in words)
+
+    assert fit("honey never spoils.", most, count) == kept

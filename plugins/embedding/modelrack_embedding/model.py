@@ -21,9 +21,6 @@ from .texts import Tokens, find_tokens
 
 __all__ = ["SentenceModel"]
 
-_AT_ONCE = 256
-"""Texts that are tokenized before it is seen whether one of them is too long."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Read:
@@ -81,18 +78,10 @@ class SentenceModel:
         }
 
     def prepare(self, works: Sequence[EmbeddingWork]) -> Sequence[Prepared[Any] | ModelrackError]:
-        """Turn texts into tokens; of a request with a text that is too long, those behind it are not looked at."""
+        """Turn texts into tokens; an error stands for a text that is too long."""
         if self._tokens is None:
             return [self._read_by_library(work) for work in works]
-        found: list[Prepared[Any] | ModelrackError] = []
-        for start in range(0, len(works), _AT_ONCE):
-            part = works[start : start + _AT_ONCE]
-            made = self._read(self._tokens, part)
-            found += made
-            error = next((one for one in made if isinstance(one, ModelrackError)), None)
-            if error is not None:
-                return [*found, *([error] * (len(works) - len(found)))]
-        return found
+        return self._read(self._tokens, works)
 
     def run(self, batch: Sequence[Any]) -> Sequence[Embedding]:
         """Embed texts of one task and one length of prompts."""

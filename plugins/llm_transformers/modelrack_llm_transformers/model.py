@@ -14,7 +14,7 @@ from modelrack.llm.contract import ModelTraits
 from modelrack.llm.decoding import DecodingModel
 from modelrack.llm.guided import Constraints, missing
 from modelrack.llm.guided import Vocabulary as GuidedVocabulary
-from modelrack.machine import probe
+from modelrack.pytorch import use_threads
 from modelrack.worker import Report
 
 from .choosing import Chooser
@@ -41,7 +41,7 @@ def load_model(plan: LoadPlan, report: Report, on_broken: Callable[[], None] | N
     """
     # Tokenizers are called from one thread; a pool of theirs would only compete for the cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(plan.options["n_threads"] or max(1, probe().cores - 1))
+    use_threads(torch, plan.options["n_threads"])
     loaded = load(plan, report)
     model = loaded.model
     config = model.config.get_text_config()
