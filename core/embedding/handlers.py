@@ -20,6 +20,8 @@ from .prompts import CHARACTERS_PER_TOKEN, Prompts
 __all__ = ["EmbedHandler", "make_handlers"]
 
 _USUAL_CHARACTERS_PER_TOKEN = 4
+_MOST_WEIGHT = 4
+"""Times the model's limit that the longest text counts for."""
 
 
 def make_handlers(model: EmbeddingModel, plan: LoadPlan) -> dict[str, Any]:
@@ -31,12 +33,6 @@ def make_handlers(model: EmbeddingModel, plan: LoadPlan) -> dict[str, Any]:
     return handlers
 
 
-def _weigh(work: EmbeddingWork) -> int:
-    """Return about how many tokens an input has."""
-    size = len(work.input)
-    return 1 + (size + len(work.prompt)) // _USUAL_CHARACTERS_PER_TOKEN if isinstance(work.input, str) else size
-
-
 class EmbedHandler:
     """Embeds the inputs of a request."""
 
@@ -44,7 +40,7 @@ class EmbedHandler:
         traits = model.traits
         self._traits = traits
         self._prompts = Prompts(traits)
-        self._batcher: Batcher[EmbeddingWork, Embedding] = Batcher(model, traits.limits, _weigh)
+        self._batcher: Batcher[EmbeddingWork, Embedding] = Batcher(model, traits.limits, self._weigh)
         self.unsupported: dict[str, str] = {}
         for name in ("sparse", "multi_vector"):
             if name not in traits.outputs:
@@ -79,6 +75,13 @@ class EmbedHandler:
     def close(self) -> None:
         """End the threads; requests that wait fail."""
         self._batcher.close()
+
+    def _weigh(self, work: EmbeddingWork) -> int:
+        """Return about how many tokens an input costs; what will be cut off is read by the tokenizer alone."""
+        size, most = len(work.input), self._traits.max_tokens
+        if isinstance(work.input, str):
+            size = 1 + (size + len(work.prompt)) // _USUAL_CHARACTERS_PER_TOKEN
+        return size if most is None else min(size, _MOST_WEIGHT * most)
 
     def _check_dimensions(self, dimensions: int | None) -> None:
         own, shorter = self._traits.dimensions, self._traits.shorter_dimensions

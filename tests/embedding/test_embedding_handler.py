@@ -351,6 +351,23 @@ def test_a_full_queue_refuses(make: Any) -> None:
     asyncio.run(fill())
 
 
+def test_what_will_be_cut_off_takes_little_room_in_the_queue(make: Any) -> None:
+    rig = make(limits=BatchLimits(queue_tokens=400))
+    rig.model.gate.clear()
+
+    async def fill() -> None:
+        handler = rig.handlers["embed"]
+        long = EmbeddingRequest(model="m", input=["a" * 1200] * 4, truncate=True)
+        first = asyncio.create_task(handler(long, Call()))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(handler(EmbeddingRequest(model="m", input="a"), Call()))
+        await asyncio.sleep(0)
+        rig.model.gate.set()
+        assert [len(orjson.loads(one)["data"]) for one in await asyncio.gather(first, second)] == [4, 1]
+
+    asyncio.run(fill())
+
+
 # Other outputs
 
 

@@ -50,7 +50,6 @@ ROUNDS = (
     Round(steps=1200, rate=1e-3, easy=(0.08, 0.45), table=1, statement_share=0.06),
     Round(steps=800, rate=8e-4, easy=(-1.0, 0.0), table=2, statement_share=0.12, preface_share=0.15),
     Round(steps=700, rate=1.2e-3, easy=(-1.0, 0.0), table=2, statement_share=0.08, preface_share=0.12),
-    Round(steps=1500, rate=1e-3, easy=(-1.0, 0.0), table=2, statement_share=0.08, preface_share=0.12),
 )
 
 
