@@ -10,7 +10,7 @@ import torch
 
 from modelrack.batching import Prepared
 from modelrack.embedding import Embedding, EmbeddingTraits, EmbeddingWork, too_long
-from modelrack.encoders import attempt, batch_limits
+from modelrack.encoders import Interruption, attempt, batch_limits
 from modelrack.errors import ModelrackError
 from modelrack.hooks import LoadPlan
 
@@ -48,6 +48,9 @@ class SentenceModel:
     def __init__(self, loaded: Loaded, plan: LoadPlan) -> None:
         self._model = loaded.model
         self._device = loaded.device
+        self._interruption = Interruption(loaded.model)
+        if plan.options["compile"]:
+            self._interruption.remove()
         self._max = set_length(loaded.model, plan)
         tasks, self._default_task = tasks_of(loaded, plan)
         tokens, reads_tokens = find_tokens(loaded.model, self._max, has_tasks=bool(tasks))
@@ -85,8 +88,13 @@ class SentenceModel:
 
     def run(self, batch: Sequence[Any]) -> Sequence[Embedding]:
         """Embed texts of one task and one length of prompts."""
+        self._interruption.begin()
         with torch.inference_mode():
             return self._outputs.read(self._compute(batch), batch)
+
+    def interrupt(self) -> None:
+        """End the batch that is computed before its next layer; nobody waits for it."""
+        self._interruption.ask()
 
     def close(self) -> None:
         """Free the weights."""

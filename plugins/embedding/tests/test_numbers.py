@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bare_models import TEXTS, apart, embed, library, open_model, tokens, works
 
+from modelrack.encoders import Interrupted
 from modelrack.testing.encoders import EncoderShape, write_bert, write_qwen3, write_roberta
 from modelrack.testing.hf_files import write_safetensors
 from modelrack.testing.st import (
@@ -199,6 +200,19 @@ def test_further_heads_give_weights_and_vectors_of_tokens(tmp_path: Path) -> Non
         assert np.abs(one.multi_vector - vectors).max() <= 1e-4
     (plain,) = embed(model, works(["hello"]))
     assert plain.sparse is None and plain.multi_vector is None
+
+
+def test_a_batch_that_nobody_waits_for_ends(tmp_path: Path) -> None:
+    """An interrupt ends the batch that is computed, and no later one."""
+    model = open_model(write_bert(tmp_path))
+    before = embed(model, works(TEXTS[:2]))
+    layers = max((part for part in model._model.modules() if type(part).__name__ == "ModuleList"), key=len)
+    handle = layers[0].register_forward_hook(lambda *_: model.interrupt())
+    with pytest.raises(Interrupted):
+        embed(model, works(TEXTS[:2]))
+    handle.remove()
+    after = embed(model, works(TEXTS[:2]))
+    assert [one.dense.tolist() for one in after] == [one.dense.tolist() for one in before]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

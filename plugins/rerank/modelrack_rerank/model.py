@@ -1,6 +1,5 @@
 """The model as `modelrack.rerank` sees it: pairs to tokens, batches of tokens to scores."""
 
-import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from modelrack.batching import Prepared
-from modelrack.encoders import attempt, batch_limits
+from modelrack.encoders import Interruption, attempt, batch_limits
 from modelrack.errors import LaunchFailed, ModelrackError
 from modelrack.hooks import LoadPlan
 from modelrack.rerank import RerankTraits, RerankWork
@@ -22,10 +21,6 @@ __all__ = ["CrossEncoderModel"]
 _WARMUP = (RerankWork(0, "what", "this"), RerankWork(1, "what", "this is a document of some words"))
 
 
-class _Interrupted(Exception):
-    """Nobody waits for the batch any more."""
-
-
 class CrossEncoderModel:
     """A loaded cross-encoder: scores as `CrossEncoder.predict` gives them, whatever else is in a batch."""
 
@@ -34,8 +29,7 @@ class CrossEncoderModel:
         self._plan = plan
         self._pads_left = loaded.tokenizer.padding_side == "left"
         self._type_pad = int(getattr(loaded.tokenizer, "pad_token_type_id", 0) or 0)
-        self._left = threading.Event()
-        self._hooks = [layer.register_forward_pre_hook(self._look_up) for layer in _layers(loaded.encoder)]
+        self._interruption = Interruption(loaded.encoder)
         self.traits = RerankTraits(
             max_tokens=loaded.max_tokens,
             takes_instruction=loaded.format.takes_instruction,
@@ -51,7 +45,7 @@ class CrossEncoderModel:
 
     def run(self, batch: Sequence[Pair]) -> list[float]:
         """Return the logit of each pair."""
-        self._left.clear()
+        self._interruption.begin()
         with torch.inference_mode():
             features = {name: value.to(self._loaded.device) for name, value in self._tensors(batch).items()}
             scores = self._loaded.encoder(self._with_facts(features))["scores"]
@@ -64,12 +58,11 @@ class CrossEncoderModel:
 
     def interrupt(self) -> None:
         """End the batch that is computed before its next layer; nobody waits for it."""
-        self._left.set()
+        self._interruption.ask()
 
     def compile(self) -> None:
         """Compile the model, for batches of any shape. They are not interrupted then."""
-        for hook in self._hooks:
-            hook.remove()
+        self._interruption.remove()
         self._loaded.encoder.compile(dynamic=True)
 
     def warm_up(self) -> None:
@@ -92,10 +85,6 @@ class CrossEncoderModel:
         """Free the weights."""
         del self._loaded
 
-    def _look_up(self, *_: Any) -> None:
-        if self._left.is_set():
-            raise _Interrupted
-
     def _tensors(self, batch: Sequence[Pair]) -> dict[str, torch.Tensor]:
         """Put pairs into rows of one length."""
         length = max(len(pair.ids) for pair in batch)
@@ -117,9 +106,3 @@ class CrossEncoderModel:
         if self._loaded.encoder[0].transformer_task != "sequence-classification":
             features["logits_to_keep"] = 1
         return features
-
-
-def _layers(encoder: Any) -> Sequence[torch.nn.Module]:
-    """Return the layers that a batch goes through one after the other."""
-    lists = [module for module in encoder.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=()))
