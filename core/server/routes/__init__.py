@@ -44,7 +44,7 @@ def failures(*codes: int) -> dict[int | str, dict[str, Any]]:
         413: "The body is too large",
         416: "The range begins after the end",
         429: "The model is at its limit",
-        500: "The launch failed; the message gives the reason",
+        500: "The launch, or the engine, failed; the message says how",
         502: "The worker was lost while it answered",
         503: "Not ready yet; see Retry-After",
     }
