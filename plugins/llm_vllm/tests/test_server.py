@@ -133,26 +133,37 @@ def test_the_pins_of_both_sides_contradict_each_other_and_both_run(http: httpx.C
     assert _chat(http).status_code == 200
 
 
-def test_when_vllms_engine_dies_the_model_comes_back(http: httpx.Client) -> None:
-    """The process of the API server lives on for a moment: it has to notice."""
-    before = _chat(http).json()["choices"]
-    (replica,) = http.get("/v1/models/it/replicas").json()
+def _kill_engine(http: httpx.Client) -> dict[str, Any]:
+    """Kill vLLM's engine while it answers, and return the last event of the answer."""
     engine = next(process for name, process in _processes(http).items() if "EngineCore" in name)
-    body = {"model": "it", **_CHAT, "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    body = {"model": "it", **_CHAT, "max_tokens": 1500, "n": 4, "ignore_eos": True, "stream": True}
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         next(lines)
         engine.send_signal(signal.SIGKILL)
         events = [line for line in lines if line.startswith("data: {")]
-    error = json.loads(events[-1].removeprefix("data: "))["error"]
-    assert {"message", "type", "param", "code"} <= error.keys()
+    last: dict[str, Any] = json.loads(events[-1].removeprefix("data: "))
+    return last
 
-    def is_back() -> bool:
-        (now,) = http.get("/v1/models/it/replicas").json()
-        return bool(now["status"] == "READY" and now["pid"] not in (None, replica["pid"]))
 
-    wait_until(is_back, _LAUNCH_S, "vLLM to come back")
-    assert _chat(http).json()["choices"] == before
+def test_when_vllms_engine_dies_the_model_comes_back(http: httpx.Client) -> None:
+    """The process of the API server lives on for a moment: it has to notice."""
+    before = _chat(http).json()["choices"]
+    for _ in range(3):
+        (replica,) = http.get("/v1/models/it/replicas").json()
+
+        def is_back(pid: int = replica["pid"]) -> bool:
+            (now,) = http.get("/v1/models/it/replicas").json()
+            return bool(now["status"] == "READY" and now["pid"] not in (None, pid))
+
+        last = _kill_engine(http)
+        wait_until(is_back, _LAUNCH_S, "vLLM to come back")
+        assert _chat(http).json()["choices"] == before
+        # On a busy machine the engine may have written all of the answer before its first event is read here.
+        if "error" in last:
+            break
+        assert last["choices"][0]["finish_reason"] == "length"
+    assert {"message", "type", "param", "code"} <= last["error"].keys()
 
 
 def test_a_stop_leaves_no_process_behind(http: httpx.Client) -> None:
